@@ -1,0 +1,1 @@
+"""From YAML files to plain, checked dataclasses; imports no torch."""

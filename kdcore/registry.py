@@ -1,0 +1,216 @@
+"""Names to components: what every plugin, and the core itself, has added. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kdcore.errors import PluginError, Problem, did_you_mean
+from kdcore.hookspecs import KINDS, Kind, Target
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A keyword that a recipe may set: its name, annotation as written, and whether it must be given."""
+
+    name: str
+    annotation: str
+    required: bool
+    default: str = ""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One registered thing.
+
+    Its source is read as text, so that a recipe can be checked without importing torch; for that a lazy
+    target names the file that *defines* a function, or a class with its own ``__init__``.
+    """
+
+    kind: Kind
+    name: str
+    target: Target
+    plugin: str
+
+    def load(self) -> Callable[..., Any]:
+        """The callable itself; imports its module.
+
+        Raises:
+            PluginError: the module does not import, or has no such attribute.
+        """
+        if callable(self.target):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a third party's import may raise anything
+            raise PluginError(
+                [
+                    Problem(
+                        f"{self.kind} `{self.name}` of plugin `{self.plugin}` cannot be imported from "
+                        f"`{self.target}`: {type(error).__name__}: {error}",
+                        f"import {module} in a Python shell to see the whole traceback",
+                    )
+                ]
+            ) from error
+        return loaded
+
+    def parameters(self) -> dict[str, Parameter]:
+        """The keyword-only parameters of the function, or of the class's ``__init__``."""
+        node = self._definition()
+        if isinstance(node, ast.ClassDef):
+            node = self._method(node, "__init__")
+        return {} if node is None else _keyword_only(node)
+
+    def keywords_of(self, method: str) -> dict[str, Parameter]:
+        """The keyword-only parameters of one method of the class; empty for a function."""
+        node = self._definition()
+        found = self._method(node, method) if isinstance(node, ast.ClassDef) else None
+        return {} if found is None else _keyword_only(found)
+
+    def literal(self, attribute: str, default: Any = None) -> Any:
+        """The value of a class attribute that is written as a literal (``frozenset({...})`` counts as one)."""
+        node = self._definition()
+        for owner in self._lineage(node) if isinstance(node, ast.ClassDef) else ():
+            for statement in owner.body:
+                target = _assigned(statement)
+                if target is not None and target[0] == attribute:
+                    return _literal(target[1])
+        return default
+
+    def documentation(self) -> str:
+        """The docstring, or empty."""
+        node = self._definition()
+        return (ast.get_docstring(node) or "") if node is not None else ""
+
+    def _definition(self) -> ast.ClassDef | ast.FunctionDef | None:
+        tree, name = self._source()
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+                return node
+        return None
+
+    def _source(self) -> tuple[ast.Module, str]:
+        if isinstance(self.target, str):
+            module, _, name = self.target.partition(":")
+            path = _locate(module)
+            if path is None:
+                raise PluginError(
+                    [Problem(f"{self.kind} `{self.name}`: there is no module `{module}` (plugin `{self.plugin}`)")]
+                )
+        else:
+            name = self.target.__name__
+            path = Path(inspect.getfile(self.target))
+        return _parse(path), name
+
+    def _method(self, node: ast.ClassDef, method: str) -> ast.FunctionDef | None:
+        for owner in self._lineage(node):
+            for statement in owner.body:
+                if isinstance(statement, ast.FunctionDef) and statement.name == method:
+                    return statement
+        return None
+
+    def _lineage(self, node: ast.ClassDef) -> Iterator[ast.ClassDef]:
+        """The class, then its bases that are defined in the same file."""
+        yield node
+        tree, _ = self._source()
+        classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
+        for base in node.bases:
+            if isinstance(base, ast.Name) and base.id in classes:
+                yield from self._lineage(classes[base.id])
+
+
+class Registry:
+    """All components by kind and full name (``kl``, ``detection.fgd``)."""
+
+    def __init__(self) -> None:
+        self._components: dict[tuple[Kind, str], Component] = {}
+
+    def add(self, plugin: str, kind: Kind, name: str, target: Target) -> None:
+        """Add a component for a plugin; ``kdcore`` itself adds bare names, everyone else is prefixed.
+
+        Raises:
+            PluginError: unknown kind, a name that is no identifier, or one added twice.
+        """
+        full = name if plugin == "kdcore" else f"{plugin}.{name}"
+        if kind not in KINDS:
+            raise PluginError([Problem(f"plugin `{plugin}` adds `{full}` as a `{kind}`", did_you_mean(kind, KINDS))])
+        if not name.isidentifier():
+            raise PluginError(
+                [Problem(f"plugin `{plugin}` adds a {kind} named `{name}`", "use letters, digits and underscores")]
+            )
+        if isinstance(target, str) and target.count(":") != 1:
+            raise PluginError(
+                [Problem(f"{kind} `{full}` has the target `{target}`", 'write it as "package.module:attribute"')]
+            )
+        if (kind, full) in self._components:
+            raise PluginError([Problem(f"plugin `{plugin}` adds the {kind} `{full}` twice", "remove one of them")])
+        self._components[kind, full] = Component(kind, full, target, plugin)
+
+    def get(self, kind: Kind, name: str) -> Component | None:
+        """The component of this kind and full name, if there is one."""
+        return self._components.get((kind, name))
+
+    def names(self, kind: Kind) -> list[str]:
+        """All full names of one kind, sorted."""
+        return sorted(name for of, name in self._components if of == kind)
+
+    def kinds_of(self, name: str) -> list[Kind]:
+        """The kinds under which a full name is known (to say *`kl` is a loss, not a metric*)."""
+        return [kind for kind, known in self._components if known == name]
+
+    def __iter__(self) -> Iterator[Component]:
+        yield from (self._components[key] for key in sorted(self._components))
+
+
+def _keyword_only(node: ast.FunctionDef) -> dict[str, Parameter]:
+    found = {}
+    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+        annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+        found[argument.arg] = Parameter(
+            argument.arg, annotation, default is None, "" if default is None else ast.unparse(default)
+        )
+    return found
+
+
+def _assigned(statement: ast.stmt) -> tuple[str, ast.expr] | None:
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+        return statement.target.id, statement.value
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        return statement.targets[0].id, statement.value
+    return None
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "frozenset":
+        return frozenset(ast.literal_eval(node.args[0])) if node.args else frozenset()
+    return ast.literal_eval(node)
+
+
+@cache
+def _locate(module: str) -> Path | None:
+    """The file of a module, found without importing any of its parent packages."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    for location in spec.submodule_search_locations or ():
+        base = Path(location).joinpath(*rest)
+        for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))

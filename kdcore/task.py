@@ -1,0 +1,77 @@
+"""The contract of a task: how a batch becomes signals, and signals become what metrics take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.signals import Batch, Signals
+
+
+class Task:
+    """Base class of every task.
+
+    Class attributes:
+        fact_names: a literal tuple of the facts this task knows; read from the source by ``check``.
+        primary: the metric that decides which weights are best, and its direction (``"max"`` or ``"min"``).
+        class_axis: axis of the classes in ``logits``: 1 for maps (N, C, H, W), -1 for (N, C) and (N, T, C).
+    """
+
+    fact_names: ClassVar[tuple[str, ...]] = ()
+    primary: ClassVar[tuple[str, str]] = ("accuracy", "max")
+    class_axis: ClassVar[int] = -1
+
+    facts: dict[str, int]
+
+    def prepare(self, batch: Batch, models: Callable[[str], nn.Module]) -> Batch:
+        """Make views or sample from the student, on the device, before signals are computed."""
+        return batch
+
+    def signals(self, model: nn.Module, batch: Batch, others: Mapping[str, Signals]) -> Signals:
+        """Run one model in any role, through ``model(...)`` only.
+
+        Args:
+            model: returns raw outputs in train and eval mode.
+            batch: on the model's device.
+            others: the teachers' signals by model name, ready before the student's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement signals(model, batch, others)")
+
+    def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
+        """Arguments for the metrics' ``update``, keyed by what a metric ``takes``."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement observe(student, teachers, batch)")
+
+    def example(self, n: int) -> Batch:
+        """A batch of ``n`` samples with the right shapes, for dry runs, FLOPs, latency and export."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement example(n)")
+
+    def chance(self) -> float | None:
+        """The primary metric of a model that knows nothing, where that is known."""
+        return None
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """The net as it is shipped: raw input in, answer out, preprocessing and softmax inside."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement deploy(model)")
+
+
+def set_input_statistics(model: nn.Module, mean: list[float] | None, std: list[float] | None) -> None:
+    """Remember the mean and std a net was trained with; :func:`normalise` applies them. Not part of its state dict."""
+    model.register_buffer("input_mean", None if mean is None else torch.tensor(mean), persistent=False)
+    model.register_buffer("input_std", None if std is None else torch.tensor(std), persistent=False)
+
+
+def normalise(model: nn.Module, x: Tensor) -> Tensor:
+    """``(x - mean) / std`` over the channel axis 1, with the statistics of this very net, if it has any.
+
+    Shape: (N, C, ...) -> (N, C, ...); ``mean`` and ``std`` hold C values or one.
+    """
+    mean, std = getattr(model, "input_mean", None), getattr(model, "input_std", None)
+    shape = (1, -1) + (1,) * (x.ndim - 2)
+    if mean is not None:
+        x = x - mean.view(shape)
+    if std is not None:
+        x = x / std.view(shape)
+    return x
