@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,8 @@ from typing import Any
 
 from kdcore.errors import PluginError, Problem, did_you_mean
 from kdcore.hookspecs import KINDS, Kind, Target
+
+_LAZY = re.compile(r"\w+(\.\w+)*:\w+")
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,14 @@ class Component:
         return loaded
 
     def parameters(self) -> dict[str, Parameter]:
-        """The keyword-only parameters of the function, or of the class's ``__init__``."""
+        """The keyword-only parameters of the function, or of the class's ``__init__``.
+
+        Raises:
+            PluginError: the target's file cannot be read, or does not define it.
+        """
         node = self._definition()
-        if isinstance(node, ast.ClassDef):
-            node = self._method(node, "__init__")
-        return {} if node is None else _keyword_only(node)
+        found = self._method(node, "__init__") if isinstance(node, ast.ClassDef) else node
+        return {} if found is None else _keyword_only(found)
 
     def keywords_of(self, method: str) -> dict[str, Parameter]:
         """The keyword-only parameters of one method of the class; empty for a function."""
@@ -76,39 +82,59 @@ class Component:
         return {} if found is None else _keyword_only(found)
 
     def literal(self, attribute: str, default: Any = None) -> Any:
-        """The value of a class attribute that is written as a literal (``frozenset({...})`` counts as one)."""
+        """The value of a class attribute that is written as a literal (``frozenset({...})`` counts as one).
+
+        Raises:
+            PluginError: the attribute is there, but computed.
+        """
         node = self._definition()
         for owner in self._lineage(node) if isinstance(node, ast.ClassDef) else ():
             for statement in owner.body:
                 target = _assigned(statement)
                 if target is not None and target[0] == attribute:
-                    return _literal(target[1])
+                    return self._value(attribute, target[1])
         return default
 
     def documentation(self) -> str:
         """The docstring, or empty."""
-        node = self._definition()
-        return (ast.get_docstring(node) or "") if node is not None else ""
+        return ast.get_docstring(self._definition()) or ""
 
-    def _definition(self) -> ast.ClassDef | ast.FunctionDef | None:
+    def _definition(self) -> ast.ClassDef | ast.FunctionDef:
         tree, name = self._source()
-        for node in tree.body:
+        # A callable may be defined inside a function; what a lazy target names is at the top of its file.
+        for node in tree.body if isinstance(self.target, str) else ast.walk(tree):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
                 return node
-        return None
+        raise self._broken(
+            f"`{name}` is not defined in the file its target `{self.target}` names",
+            "name the file that holds its `class` or `def` statement",
+        )
 
     def _source(self) -> tuple[ast.Module, str]:
         if isinstance(self.target, str):
             module, _, name = self.target.partition(":")
-            path = _locate(module)
+            path = locate(module)
             if path is None:
-                raise PluginError(
-                    [Problem(f"{self.kind} `{self.name}`: there is no module `{module}` (plugin `{self.plugin}`)")]
-                )
+                raise self._broken(f"there is no module `{module}`", f"its target is `{self.target}`")
         else:
             name = self.target.__name__
             path = Path(inspect.getfile(self.target))
-        return _parse(path), name
+        try:
+            return _parse(path), name
+        except (SyntaxError, ValueError, OSError) as error:
+            raise self._broken(f"its file {path} cannot be read: {error}", "") from error
+
+    def _value(self, attribute: str, node: ast.expr) -> Any:
+        try:
+            return _literal(node)
+        except (ValueError, TypeError) as error:
+            raise self._broken(
+                f"`{attribute} = {ast.unparse(node)}` is not a literal",
+                "write out its value: it is read without importing the file",
+            ) from error
+
+    def _broken(self, what: str, hint: str) -> PluginError:
+        return PluginError([Problem(f"{self.kind} `{self.name}` of plugin `{self.plugin}`: {what}", hint)])
 
     def _method(self, node: ast.ClassDef, method: str) -> ast.FunctionDef | None:
         for owner in self._lineage(node):
@@ -123,7 +149,7 @@ class Component:
         tree, _ = self._source()
         classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
         for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in classes:
+            if isinstance(base, ast.Name) and base.id in classes and base.id != node.name:
                 yield from self._lineage(classes[base.id])
 
 
@@ -137,22 +163,35 @@ class Registry:
         """Add a component for a plugin; ``kdcore`` itself adds bare names, everyone else is prefixed.
 
         Raises:
-            PluginError: unknown kind, a name that is no identifier, or one added twice.
+            PluginError: unknown kind, a name that is no identifier, a target that is neither a function, a class
+                nor ``"package.module:attribute"``, or a name added twice.
         """
         full = name if plugin == "kdcore" else f"{plugin}.{name}"
         if kind not in KINDS:
-            raise PluginError([Problem(f"plugin `{plugin}` adds `{full}` as a `{kind}`", did_you_mean(kind, KINDS))])
-        if not name.isidentifier():
-            raise PluginError(
-                [Problem(f"plugin `{plugin}` adds a {kind} named `{name}`", "use letters, digits and underscores")]
-            )
-        if isinstance(target, str) and target.count(":") != 1:
-            raise PluginError(
-                [Problem(f"{kind} `{full}` has the target `{target}`", 'write it as "package.module:attribute"')]
+            raise _refused(f"plugin `{plugin}` adds `{full}` as a `{kind}`", did_you_mean(str(kind), KINDS))
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise _refused(f"plugin `{plugin}` adds a {kind} named `{name}`", "use letters, digits and underscores")
+        if not (
+            _LAZY.fullmatch(target) if isinstance(target, str) else inspect.isroutine(target) or inspect.isclass(target)
+        ):
+            raise _refused(
+                f"{kind} `{full}` has the target `{target}`",
+                'give a function, a class or the text "package.module:attribute"',
             )
         if (kind, full) in self._components:
-            raise PluginError([Problem(f"plugin `{plugin}` adds the {kind} `{full}` twice", "remove one of them")])
+            raise _refused(f"plugin `{plugin}` adds the {kind} `{full}` twice", "remove one of them")
         self._components[kind, full] = Component(kind, full, target, plugin)
+
+    def merge(self, other: Registry) -> None:
+        """Take over all components of another registry, or none.
+
+        Raises:
+            PluginError: one of them is known here already.
+        """
+        for component in other:
+            if (component.kind, component.name) in self._components:
+                raise _refused(f"the {component.kind} `{component.name}` is added twice", "remove one of them")
+        self._components |= other._components
 
     def get(self, kind: Kind, name: str) -> Component | None:
         """The component of this kind and full name, if there is one."""
@@ -168,6 +207,10 @@ class Registry:
 
     def __iter__(self) -> Iterator[Component]:
         yield from (self._components[key] for key in sorted(self._components))
+
+
+def _refused(message: str, hint: str) -> PluginError:
+    return PluginError([Problem(message, hint)])
 
 
 def _keyword_only(node: ast.FunctionDef) -> dict[str, Parameter]:
@@ -194,11 +237,13 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-@cache
-def _locate(module: str) -> Path | None:
+def locate(module: str) -> Path | None:
     """The file of a module, found without importing any of its parent packages."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # a finder that fails, or a module put into sys.modules by hand
+        return None
     if spec is None:
         return None
     if not rest:

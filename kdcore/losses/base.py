@@ -21,7 +21,7 @@ class Total(NamedTuple):
     """
 
     sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # shadows tuple.count, which nobody calls here
 
 
 class Loss(nn.Module):
@@ -63,7 +63,7 @@ class Loss(nn.Module):
         """
 
     def prepass(self, stream: Iterable[tuple[Mapping[str, Signals], Batch]]) -> None:
-        """Run once at the start of a stage, without gradients, for what must be known beforehand; keep it in buffers."""
+        """Run once at a stage's start, without gradients, for what must be known beforehand; keep it in buffers."""
 
     def count(self, batch: Batch) -> Tensor | None:
         """How many terms this batch will have, if the batch alone tells; else ``None``."""
@@ -93,18 +93,26 @@ def masked_total(terms: Tensor, batch: Batch) -> Total:
     for name, tensor in (("mask", mask), ("weight", weight)):
         if tensor is not None and tensor.shape != terms.shape:
             raise ValueError(
-                f"the batch's `{name}` has shape {tuple(tensor.shape)}, the loss has one term for each of {tuple(terms.shape)}"
+                f"the batch's `{name}` has shape {tuple(tensor.shape)}, "
+                f"the loss has one term for each of {tuple(terms.shape)}"
             )
     if weight is not None:
         terms = terms * weight
     if mask is None:
-        return Total(terms.sum(), torch.tensor(terms.numel(), device=terms.device))
+        # full, not tensor: it is filled on the device, where a copy from the host would wait for it
+        return Total(terms.sum(), torch.full((), terms.numel(), dtype=torch.int64, device=terms.device))
     # where, not multiplication: a masked position may hold inf or NaN
     return Total(torch.where(mask, terms, 0.0).sum(), mask.sum())
 
 
 def masked_count(batch: Batch) -> Tensor | None:
-    """The count that :func:`masked_total` will find for a loss over ``logits``, told by the batch alone."""
-    if "mask" in batch:
-        return torch.as_tensor(batch["mask"].sum())
-    return torch.tensor(batch["labels"].numel()) if "labels" in batch else None
+    """The count that :func:`masked_total` will find for a loss over ``logits``, told by the batch alone.
+
+    ``None`` where it does not tell: without mask and labels, or with soft labels, which have a class axis as well.
+    """
+    mask, labels = batch.get("mask"), batch.get("labels")
+    if mask is not None:
+        return torch.as_tensor(mask.sum())
+    if labels is None or labels.is_floating_point():
+        return None
+    return torch.tensor(labels.numel())

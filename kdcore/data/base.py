@@ -1,0 +1,100 @@
+"""The base class of all data: splits by name, loaders that every rank and every resume agree on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import default_collate
+
+from kdcore.data.loader import Batches, Loader, Samples
+from kdcore.errors import RunError
+
+if TYPE_CHECKING:
+    from kdcore.signals import Batch
+
+Split = Literal["train", "val", "test"]
+
+
+class Data(LightningDataModule):
+    """Gives training, validation and, where there is one, test data. A subclass implements :meth:`split`.
+
+    A batch holds ``id`` (int64 (N,), stable for ever), the task's inputs, and ``labels`` where there are any (-100
+    marks a sample that has none). It holds ``seed`` (int64 (N,), see :func:`kdcore.data.seeds.sample_seeds`) only
+    where the data applies transforms.
+
+    Class attributes:
+        fact_names: a literal tuple of the keys of ``facts``; read from the source by ``check``.
+        workers: processes that load; 0 where the data is in memory.
+
+    Attributes:
+        batch_size: samples in a batch, over all devices together.
+        facts: what models and tasks need to know (``classes``, ``channels``, ...).
+        class_names: a name for each class, or ``None``.
+        seed: the recipe's seed; set by the builder before the first split is asked for.
+    """
+
+    fact_names: ClassVar[tuple[str, ...]] = ()
+    workers: ClassVar[int] = 0
+
+    facts: dict[str, int]
+    class_names: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def __init__(self, *, batch_size: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: give at least 1")
+        self.batch_size = batch_size
+
+    def split(self, name: Split) -> Samples | Batches | None:
+        """The samples of one split; ``None`` where the data has no such split (only ``test`` may be missing)."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement split(name)")
+
+    @staticmethod
+    def collate(samples: list[Any]) -> Batch:
+        """A batch from single samples, where a split gives those; stacks them unless a subclass says otherwise."""
+        batch: Batch = default_collate(samples)
+        return batch
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split; without one the report measures on the validation split, and says so."""
+        return self.split("test") is not None
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of samples of each split that exists."""
+        names: tuple[Split, ...] = ("train", "val", "test")
+        return {name: len(samples) for name in names if (samples := self.split(name)) is not None}
+
+    def train_dataloader(self) -> Loader:
+        """In a new order each epoch, a pure function of (seed, epoch)."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> Loader:
+        """In the order of the split."""
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> Loader:
+        """In the order of the split.
+
+        Raises:
+            RunError: there is no test split; ask :attr:`has_test` first.
+        """
+        return self._loader("test", shuffle=False)
+
+    def _loader(self, name: Split, *, shuffle: bool) -> Loader:
+        samples = self.split(name)
+        if samples is None:
+            raise RunError(f"the data ({type(self).__name__}) has no {name} split")
+        return Loader(
+            samples,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world=self.trainer.world_size if self.trainer else 1,
+            collate=self.collate,
+            workers=self.workers,
+        )

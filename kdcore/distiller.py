@@ -1,0 +1,288 @@
+"""The one LightningModule: it runs the stage's models, adds up the losses and keeps score, for every task."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+
+from kdcore.binding import BoundLoss
+from kdcore.cast import Cast
+from kdcore.errors import RunError
+from kdcore.losses.base import Total
+from kdcore.recipe.schema import Ref
+from kdcore.schedules import Progress, Schedule, value_at
+from kdcore.scores import Scores
+from kdcore.signals import Batch, Signals
+from kdcore.teachers import states
+from kdcore.window import WINDOW
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+class Distiller(pl.LightningModule):
+    """Trains the models of one stage.
+
+    Args:
+        stage: its name, which prefixes everything that is logged.
+        cast: the models and the task.
+        losses: the bound losses.
+        scores: the metrics of each trained model, computed on the validation set.
+        teachers: the stage's teachers by name; metrics compare a student with the first.
+        prepare: components ``(batch, models) -> batch`` run on the device before the task's own ``prepare``.
+        optimizer: makes the optimizer from parameter groups.
+        groups: parameter pattern -> settings that differ there.
+        schedule: multiplies the learning rate.
+        always_eval: modules of trained models that stay in eval mode (frozen parts).
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        cast: Cast,
+        *,
+        losses: list[BoundLoss],
+        scores: Mapping[str, Scores],
+        teachers: tuple[str, ...],
+        optimizer: MakeOptimizer,
+        parameter_groups: Callable[[nn.Module], list[dict[str, Any]]],
+        prepare: list[nn.Module] | None = None,
+        schedule: Schedule | None = None,
+        always_eval: list[nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.stage_name = stage
+        self.cast = cast
+        self.task = cast.task
+        self.students = nn.ModuleDict(cast.trained)
+        self.losses = nn.ModuleDict({loss.name.replace(".", "/"): loss for loss in losses})
+        self.scores = nn.ModuleDict(dict(scores))
+        self.prepare = nn.ModuleList(prepare or [])
+        self.teachers = teachers
+        self._bound = losses
+        self._make_optimizer = optimizer
+        self._parameter_groups = parameter_groups
+        self._schedule = schedule
+        self._always_eval = always_eval or []
+        self._train_order = cast.order({ref for loss in losses for ref in loss.refs})
+        watched = teachers[:1] if any(s.need_teacher for s in scores.values()) else ()
+        self._val_order = cast.order({Ref(name) for name in (*cast.trained, *watched)})
+        self._scheduled = any(callable(loss.weight) for loss in losses) or any(
+            callable(value) for loss in losses for value in vars(loss.loss).values() if not isinstance(value, nn.Module)
+        )
+        self._names: tuple[str, ...] = ()
+        self._steps = 0
+        self._total_steps = 1
+        self._resumed_rng: dict[str, Any] | None = None
+        self.teacher_timer: Any = None
+        self.register_buffer("_running", torch.zeros(0), persistent=False)
+        self.register_buffer("_bad", torch.zeros(()), persistent=False)
+        self._running: Tensor
+        self._bad: Tensor
+
+    # ---- where everything lives
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
+        super()._apply(fn, recurse)
+        self.cast.apply(fn)
+        return self
+
+    def train(self, mode: bool = True) -> Distiller:
+        super().train(mode)
+        for module in self._always_eval:
+            module.eval()
+        return self
+
+    # ---- a step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        window = batch.pop(WINDOW, None)
+        batch = self._prepared(batch)
+        if self._scheduled:
+            self._set_progress()
+        totals = self.totals(self.cast.run(self._train_order, batch, self.teacher_timer), batch)
+        return self._add_up(totals, window)
+
+    def totals(self, signals: Mapping[Ref, Signals], batch: Batch) -> list[tuple[BoundLoss, dict[str, Total]]]:
+        """Every loss's sum and count on one batch; autocast is off inside."""
+        if torch.is_autocast_enabled(self.device.type):
+            with torch.autocast(self.device.type, enabled=False):
+                return [(loss, loss(signals, batch)) for loss in self._bound]
+        return [(loss, loss(signals, batch)) for loss in self._bound]
+
+    def _prepared(self, batch: Batch) -> Batch:
+        for component in self.prepare:
+            batch = component(batch, self.cast.module)
+        return self.task.prepare(batch, self.cast.module)
+
+    def _add_up(self, totals: list[tuple[BoundLoss, dict[str, Total]]], window: dict[str, Tensor] | None) -> Tensor:
+        world, accumulate = self.trainer.world_size, self.trainer.accumulate_grad_batches
+        objective: Tensor | float = 0.0
+        means: list[Tensor] = []
+        for loss, parts in totals:
+            weight = value_at(loss.weight, loss.loss.progress)
+            for part in parts.values():
+                count = part.count
+                mean = part.sum / count.clamp(min=1)
+                means.append(mean.detach())
+                if window is not None and loss.name in window:
+                    # the count of the whole window over all ranks; undoes Lightning's division and DDP's mean
+                    mean = part.sum * (accumulate * world) / window[loss.name].clamp(min=1)
+                elif world > 1:
+                    everywhere = count.clone()
+                    torch.distributed.all_reduce(everywhere)
+                    mean = part.sum * world / everywhere.clamp(min=1)
+                objective = objective + weight * mean
+        self._record(totals, means)
+        return torch.as_tensor(objective)
+
+    def _record(self, totals: list[tuple[BoundLoss, dict[str, Total]]], means: list[Tensor]) -> None:
+        """Add to the running sums on the device, and let the optimizer know of a NaN without reading it."""
+        if not self._names:
+            self._names = tuple(name for _, parts in totals for name in parts)
+        if self._running.numel() != len(means):
+            self._running = torch.zeros(len(means), device=self.device)
+        self._running += torch.stack(means)
+        torch.logical_not(torch.isfinite(self._running.sum()), out=self._bad)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(self._bad, torch.distributed.ReduceOp.MAX)
+        self._steps += 1
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        trainer = self.trainer
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            return
+        for follower in self.cast.followers.values():
+            follower.after_step(self.cast.module(follower.of))
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._emit(self._flush())
+
+    def on_train_epoch_end(self) -> None:
+        if self._steps:
+            self._emit(self._flush())
+        for follower in self.cast.followers.values():
+            follower.after_epoch(self.cast.module(follower.of))
+
+    def running_loss(self) -> float:
+        """Mean of the losses since the last log point, summed (reads the device)."""
+        return float(self._running.sum()) / max(self._steps, 1)
+
+    def _emit(self, values: dict[str, float]) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.global_step)
+
+    def _set_progress(self) -> None:
+        means = (self._running / max(self._steps, 1)).unbind() if self._names else ()
+        progress = Progress(self.global_step / self._total_steps, dict(zip(self._names, means, strict=True)))
+        for loss in self._bound:
+            loss.loss.progress = progress
+
+    def _flush(self) -> dict[str, float]:
+        """Mean of each loss since the last log point (reads the device).
+
+        Raises:
+            RunError: one of them is not a number; the optimizer has skipped every update since then.
+        """
+        values = (self._running / max(self._steps, 1)).tolist()
+        self._running.zero_()
+        self._steps = 0
+        found = dict(zip(self._names, values, strict=True))
+        wrong = [name for name, value in found.items() if not np.isfinite(value)]
+        if wrong:
+            raise RunError(
+                f"stage `{self.stage_name}`: the loss {' and '.join(f'`{name}`' for name in wrong)} became "
+                f"{found[wrong[0]]} by step {self.global_step}. No update was made with it; the last checkpoint is good. "
+                "Look at what it reads: a teacher that gives NaN or inf, a masked row without any class, a learning rate "
+                "that is too high"
+            )
+        return {f"{self.stage_name}/train/{name}": value for name, value in found.items()}
+
+    # ---- keeping score
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        signals = self.cast.run(self._val_order, batch)
+        teachers = {name: signals[Ref(name)] for name in self.teachers if Ref(name) in signals}
+        for name, scores in self._students_scores():
+            scores.update(self.task, signals[Ref(name)], teachers, batch)
+
+    def on_validation_epoch_start(self) -> None:
+        for _, scores in self._students_scores():
+            scores.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        found = {name: scores.compute() for name, scores in self._students_scores()}
+        several = len(found) > 1
+        for name, values in found.items():
+            prefix = f"{self.stage_name}/val/{name}/" if several else f"{self.stage_name}/val/"
+            self.log_dict({f"{prefix}{metric}": value for metric, value in values.items()})
+        primary = self.task.primary[0]
+        self.log(self.monitored, sum(values[primary] for values in found.values()) / len(found), logger=several)
+        self.latest = found
+
+    @property
+    def monitored(self) -> str:
+        """The value that chooses the best weights: the primary metric, the mean over the models being trained."""
+        return f"{self.stage_name}/val/{self.task.primary[0]}"
+
+    def _students_scores(self) -> list[tuple[str, Scores]]:
+        return [(name, module) for name, module in self.scores.items() if isinstance(module, Scores)]
+
+    # ---- optimizer, start, checkpoint
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        optimizer = self._make_optimizer(self._parameter_groups(nn.ModuleList([self.students, self.losses])))
+        if self._schedule is None:
+            return {"optimizer": optimizer}  # type: ignore[typeddict-item]
+        schedule, total = self._schedule, self._total_steps
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(Progress(min(1.0, step / total))))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if getattr(optimizer, "_step_supports_amp_scaling", False) and self.trainer.scaler is None:
+            # fused optimizers skip the update on the device where this is 1: no read, no wait
+            optimizer.found_inf = self._bad  # type: ignore[union-attr]
+        if self._resumed_rng is not None:
+            _set_rng(self._resumed_rng)
+            self._resumed_rng = None
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        optimizer.step(closure=optimizer_closure)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng"] = _get_rng()
+        checkpoint["followers"] = states(self.cast.followers)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed_rng = checkpoint["rng"]
+        for name, state in checkpoint["followers"].items():
+            self.cast.followers[name].module.load_state_dict(state)
+
+
+def _get_rng() -> dict[str, Any]:
+    """The state of every generator, as plain types that load with ``weights_only=True``."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_rng(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])

@@ -1,0 +1,84 @@
+"""The metrics of one model: filled batch by batch from what the task observes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from kdcore.errors import RunError
+from kdcore.signals import Batch, Signals
+from kdcore.task import Task
+
+
+class Scores(nn.Module):
+    """Metrics by log name; each says what it ``takes`` and gets that from ``Task.observe``.
+
+    Metrics that take a teacher stay empty, and are left out of :meth:`compute`, where there is none.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict(dict(metrics))
+
+    @property
+    def need_teacher(self) -> bool:
+        """Whether any metric compares the student with its teacher."""
+        return any(takes(metric) == "student_teacher" for metric in self.metrics.values())
+
+    def update(self, task: Task, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> None:
+        """Add one batch."""
+        observed = task.observe(student, teachers, batch)
+        for name, metric in self.metrics.items():
+            if takes(metric) in observed:
+                cast(Metric, metric).update(*observed[takes(metric)])
+            elif takes(metric) != "student_teacher":
+                raise RunError(
+                    f"metric `{name}` takes `{takes(metric)}`, the task observes {', '.join(sorted(observed))}"
+                )
+
+    def compute(self) -> dict[str, float]:
+        """The value of every metric that has seen data (reads the device), then start again."""
+        values = {
+            name: cast(Metric, metric).compute()
+            for name, metric in self.metrics.items()
+            if cast(Metric, metric).update_called
+        }
+        self.reset()
+        return {name: float(value) for name, value in values.items() if isinstance(value, Tensor)}
+
+    def per_sample(
+        self, name: str, task: Task, student: Signals, teachers: Mapping[str, Signals], batch: Batch
+    ) -> Tensor | None:
+        """One value for each sample, where the metric of this name offers ``scores``."""
+        metric = self.metrics[name] if name in self.metrics else None
+        observed = task.observe(student, teachers, batch)
+        if not isinstance(metric, Metric) or not hasattr(metric, "scores") or takes(metric) not in observed:
+            return None
+        values: Tensor = metric.scores(*observed[takes(metric)])
+        return values
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for metric in self.metrics.values():
+            cast(Metric, metric).reset()
+
+
+def takes(metric: Any) -> str:
+    """What a metric takes: ``preds_target`` or ``student_teacher``, or what a plugin's task calls it."""
+    return str(metric.takes)
+
+
+@torch.no_grad()
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch, and everything nested in it, on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

@@ -1,0 +1,139 @@
+"""Teachers: frozen nets kept out of the module tree, and composites made of other models of the recipe."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdcore.signals import Signals
+
+
+class Frozen:
+    """A net that does not learn: eval mode, no gradients, and no submodule of whoever holds it.
+
+    In a module tree a teacher would be averaged, synchronised, put into train mode and checkpointed with the
+    student; and a deep copy of the holder (which weight averaging makes) would copy it.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype | None = None) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self._dtype = dtype
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Move or cast it as its holder is moved or cast; a dtype that the recipe gave is kept."""
+        self.module._apply(function)
+        if self._dtype is not None:
+            self.module.to(self._dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
+        return self
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Several teachers that speak as one: each signal that all of them give is averaged.
+
+    ``logits`` are averaged as probabilities where ``average`` says so: log of the mean softmax.
+    """
+
+    of: tuple[str, ...]
+    average: Literal["logits", "probabilities"] = "probabilities"
+
+    def combine(self, members: Sequence[Signals], class_axis: int) -> Signals:
+        """One signal for each name that every member has."""
+        shared = set(members[0]).intersection(*members[1:])
+        combined: Signals = {}
+        for name in sorted(shared):
+            stacked = torch.stack([member[name] for member in members])
+            if name == "logits" and self.average == "probabilities":
+                axis = class_axis + 1 if class_axis >= 0 else class_axis
+                combined[name] = stacked.float().log_softmax(axis).logsumexp(0) - math.log(len(members))
+            else:
+                combined[name] = stacked.mean(0)
+        return combined
+
+
+@dataclass
+class Follower:
+    """A frozen copy that follows a model being trained: its moving average, or itself some time ago.
+
+    Args:
+        of: the model it follows.
+        decay: weight of the past in the moving average; ``None`` for plain copies at the start of each epoch.
+    """
+
+    of: str
+    decay: float | None
+    holder: Frozen | None = field(default=None, repr=False)
+
+    def follow(self, live: nn.Module) -> None:
+        """Start as a copy of the live model."""
+        self.holder = Frozen(copy.deepcopy(live))
+
+    @property
+    def module(self) -> nn.Module:
+        if self.holder is None:
+            raise RuntimeError(f"the follower of `{self.of}` has not been started")
+        return self.holder.module
+
+    @torch.no_grad()
+    def after_step(self, live: nn.Module) -> None:
+        """Move the average a step: ``average = decay * average + (1 - decay) * live``; buffers are copied."""
+        if self.decay is None:
+            return
+        averages, values = list(self.module.parameters()), [p.detach() for p in live.parameters()]
+        torch._foreach_lerp_(averages, values, 1.0 - self.decay)
+        self._copy_buffers(live)
+
+    @torch.no_grad()
+    def after_epoch(self, live: nn.Module) -> None:
+        """Copy the live model, where this follower is a snapshot."""
+        if self.decay is None:
+            self.module.load_state_dict(live.state_dict())
+
+    def _copy_buffers(self, live: nn.Module) -> None:
+        for mine, theirs in zip(self.module.buffers(), live.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+Composite = Ensemble | Follower
+
+
+def ensemble(*, of: list[str], average: Literal["logits", "probabilities"] = "probabilities") -> Ensemble:
+    """Several models as one teacher, averaged signal by signal; logits as probabilities by default.
+
+    **Paper**: Hinton, Vinyals and Dean, 2015 (arXiv 1503.02531), section 1.
+    """
+    return Ensemble(tuple(of), average)
+
+
+def ema(*, of: str, decay: float = 0.999) -> Follower:
+    """A teacher that is the exponential moving average of the model being trained.
+
+    **Paper**: Tarvainen and Valpola, Mean Teacher, 2017 (arXiv 1703.01780), eq. 1; decay from their section 3.
+
+    Raises:
+        ValueError: ``decay`` is not in [0, 1).
+    """
+    if not 0.0 <= decay < 1.0:
+        raise ValueError(f"decay={decay} is not in [0, 1)")
+    return Follower(of, decay)
+
+
+def snapshot(*, of: str, every: Literal["epoch"] = "epoch") -> Follower:
+    """A teacher that is the model being trained as it was at the end of the last epoch.
+
+    **Paper**: Kim et al., PS-KD, 2021 (arXiv 2006.12000), section 3.2.
+    """
+    return Follower(of, None)
+
+
+def states(followers: Mapping[str, Follower]) -> dict[str, dict[str, Tensor]]:
+    """The weights of all followers, for a checkpoint (they are in no module tree)."""
+    return {name: follower.module.state_dict() for name, follower in followers.items()}

@@ -1,0 +1,103 @@
+"""Looking ahead over an accumulation window, so that ragged micro-batches and ranks are averaged exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from kdcore.binding import BoundLoss
+from kdcore.signals import Batch
+
+WINDOW = "kdcore.window"
+"""Key under which a batch carries, by loss name, the count of its whole window over all ranks."""
+
+
+class Windowed:
+    """A loader that fetches the micro-batches of a window together and tells each the window's counts.
+
+    It reads ahead only within a window, and checkpoints are taken between windows, so the state of the loader
+    below is exact then.
+    """
+
+    def __init__(self, loader: Any, losses: list[BoundLoss], accumulate: int, device: torch.device, ranks: int) -> None:
+        self._loader = loader
+        self._losses = losses
+        self._accumulate = accumulate
+        self._device = device
+        self._ranks = ranks
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self._loader)
+        while window := list(islice(batches, self._accumulate)):
+            counts = self._counts(window)
+            for batch in window:
+                yield {**batch, WINDOW: counts}
+
+    def _counts(self, window: list[Batch]) -> dict[str, Tensor]:
+        names: list[str] = []
+        sums: list[Tensor] = []
+        for loss in self._losses:
+            counts = [loss.count(batch) for batch in window]
+            known = [count for count in counts if count is not None]
+            if known and len(known) == len(counts):
+                names.append(loss.name)
+                sums.append(torch.stack(known).sum())
+        if not names:
+            return {}
+        total = torch.stack(sums).to(self._device)
+        if self._ranks > 1:
+            torch.distributed.all_reduce(total)
+        return dict(zip(names, total.unbind(), strict=True))
+
+    @property
+    def sampler(self) -> Any:
+        """Lightning tells the epoch to this."""
+        return self._loader.sampler
+
+    @property
+    def batch_sampler(self) -> Any:
+        return self._loader.batch_sampler
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = self._loader.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._loader.load_state_dict(dict(state))
+
+
+class StageData(pl.LightningDataModule):
+    """The recipe's data as one stage sees it: the same loaders, windowed where that changes anything."""
+
+    def __init__(self, data: pl.LightningDataModule, losses: Iterable[BoundLoss], *, look_ahead: bool) -> None:
+        super().__init__()
+        self.data = data
+        self._losses = list(losses)
+        self._look_ahead = look_ahead
+
+    def prepare_data(self) -> None:
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        self.data.trainer = self.trainer
+        self.data.setup(stage)
+
+    def train_dataloader(self) -> Any:
+        loader = self.data.train_dataloader()
+        trainer = self.trainer
+        if trainer is None or not self._look_ahead or trainer.accumulate_grad_batches * trainer.world_size == 1:
+            return loader
+        return Windowed(
+            loader, self._losses, trainer.accumulate_grad_batches, trainer.strategy.root_device, trainer.world_size
+        )
+
+    def val_dataloader(self) -> Any:
+        return self.data.val_dataloader()
