@@ -99,9 +99,9 @@ def _present(options: argparse.Namespace) -> Plugins:
 
 def _recipe(options: argparse.Namespace, plugins: Plugins) -> Recipe:
     from kdcore.recipe.check import read
-    from kdcore.recipe.load import split_arguments
+    from kdcore.recipe.arguments import split_arguments
 
-    sources, overrides = split_arguments(options.words)
+    sources, overrides = split_arguments(options.words, plugins.shipped_recipes())
     recipe = read(sources, overrides, plugins, alone=not options.no_alone)
     problems = [*plugins.check_requires(recipe.requires), *plugins.check_recipe(recipe)]
     for warning in [*recipe.warnings, *(problem for problem in problems if problem.level == "warning")]:

@@ -80,6 +80,7 @@ class Distiller(pl.LightningModule):
         self._steps = 0
         self._total_steps = 1
         self._resumed_rng: dict[str, Any] | None = None
+        self.latest: dict[str, dict[str, float]] = {}
         self.teacher_timer: Any = None
         self.register_buffer("_running", torch.zeros(0), persistent=False)
         self.register_buffer("_bad", torch.zeros(()), persistent=False)
@@ -217,12 +218,12 @@ class Distiller(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         found = {name: scores.compute() for name, scores in self._students_scores()}
-        several = len(found) > 1
-        for name, values in found.items():
-            prefix = f"{self.stage_name}/val/{name}/" if several else f"{self.stage_name}/val/"
-            self.log_dict({f"{prefix}{metric}": value for metric, value in values.items()})
         primary = self.task.primary[0]
-        self.log(self.monitored, sum(values[primary] for values in found.values()) / len(found), logger=several)
+        logged = {self.monitored: sum(values[primary] for values in found.values()) / len(found)}
+        for name, values in found.items():
+            prefix = f"{self.stage_name}/val/{name}" if len(found) > 1 else f"{self.stage_name}/val"
+            logged.update({f"{prefix}/{metric}": value for metric, value in values.items()})
+        self.log_dict(logged)
         self.latest = found
 
     @property

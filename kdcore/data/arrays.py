@@ -97,19 +97,18 @@ class Arrays(Data):
         if len(image) != len(y):
             raise RunError(f"{path}: `x` has {len(image)} rows and `y` has {len(y)}")
         self._labels = labels
-        self._all = Columns({"image": image, "labels": y, "id": torch.arange(len(y))})
-        self._rows = (
+        everything = Columns({"image": image, "labels": y, "id": torch.arange(len(y))})
+        rows = (
             _given_split(arrays["split"], len(y), path) if "split" in arrays else _made_split(y, validation, test, path)
         )
+        self._splits = {name: everything.rows(index) for name, index in rows.items()}
         self.facts = {"classes": int(y.max()) + 1, "features": image[0].numel()}
         if image.ndim == 4:
             self.facts.update(zip(("channels", "height", "width"), image.shape[1:], strict=True))
 
     def split(self, name: Split) -> Columns | None:
-        if name not in self._rows:
-            return None
-        columns = self._all.rows(self._rows[name])
-        if name == "train" and self._labels is not None:
+        columns = self._splits.get(name)
+        if columns is not None and name == "train" and self._labels is not None:
             kept = keep_labels(columns.columns["labels"], self._labels, derive_seed(self.seed, "labels"))
             columns = Columns({**columns.columns, "labels": kept})
         return columns
@@ -148,7 +147,8 @@ def _inputs(x: np.ndarray[Any, Any], path: Path) -> Tensor:
         raise RunError(f"{path}: `x` has the type {x.dtype}: give numbers")
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise RunError(f"{path}: `x` has the shape {x.shape}: give (N, F), (N, H, W) or (N, C, H, W), none of them 0")
-    values = torch.from_numpy(x.astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and is reported below
+        values = torch.from_numpy(x.astype(np.float32))
     if x.dtype == np.uint8:
         values = values / 255
     broken = ~values.flatten(1).isfinite().all(1)

@@ -41,6 +41,7 @@ def reverse_kl(student: Tensor, teacher: Tensor, *, temperature: float | Tensor 
     Raises:
         ValueError: the two signals differ in shape.
     """
+    _check_same_shape(student, teacher)
     return kl(teacher, student, temperature=temperature, axis=axis)
 
 
@@ -59,11 +60,11 @@ def jsd(
     _check_same_shape(student, teacher)
     log_p, log_q = _log_softmax(teacher, temperature, axis), _log_softmax(student, temperature, axis)
     limit = _LOG_RATIO_LIMIT
-    # log m by way of the ratio p / q is exact where p = q, so that equal nets give 0 and a gradient of 0
     log_ratio = (log_p - log_q).nan_to_num(0.0, limit, -limit).clamp(-limit, limit)
+    # log m from the ratio of p and q keeps the digits that log m - log q would cancel where p is close to q
     log_m_over_q = torch.log1p(beta * torch.expm1(log_ratio))
-    teacher_part = beta * log_p.exp() * (log_ratio - log_m_over_q)
-    return (teacher_part - (1.0 - beta) * log_q.exp() * log_m_over_q).sum(axis)
+    log_m_over_p = torch.log1p((1.0 - beta) * torch.expm1(-log_ratio))
+    return -(beta * log_p.exp() * log_m_over_p + (1.0 - beta) * log_q.exp() * log_m_over_q).sum(axis)
 
 
 def tvd(student: Tensor, teacher: Tensor, *, temperature: float | Tensor = 1.0, axis: int = -1) -> Tensor:

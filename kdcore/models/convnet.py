@@ -29,7 +29,15 @@ class ConvNet(nn.Module):
         ValueError: ``width`` or ``depth`` below 1.
     """
 
-    def __init__(self, *, classes: int, channels: int, width: int = 16, depth: int = 3, norm: Norm = "batch") -> None:
+    def __init__(
+        self,
+        *,
+        classes: int,
+        channels: int,
+        width: int = 16,
+        depth: int = 3,
+        norm: Literal["batch", "group", "none"] = "batch",
+    ) -> None:
         super().__init__()
         if width < 1 or depth < 1:
             raise ValueError(f"width={width} and depth={depth}: give at least 1 of each")

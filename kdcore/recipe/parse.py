@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -28,13 +28,14 @@ class _Refused(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """Composes nodes only, with YAML 1.2 numbers: ``3e-3`` is a float, ``012`` is 12 and ``12:30`` stays text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (the base declares it so)
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _Refused(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=self.peek_event().start_mark)
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _Refused(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -240,7 +241,9 @@ def _float(text: str) -> float:
 def _unreadable(path: Path, file: str, error: OSError) -> Problem:
     if isinstance(error, FileNotFoundError):
         near = sorted(path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        return Problem("there is no such file", f"beside it: {', '.join(p.name for p in near)}" if near else "", file=file)
+        return Problem(
+            "there is no such file", f"beside it: {', '.join(p.name for p in near)}" if near else "", file=file
+        )
     if isinstance(error, IsADirectoryError):
         return Problem("is a folder, not a recipe", "name a YAML file", file=file)
     return Problem(f"cannot be read: {error.strerror}", file=file)
@@ -262,7 +265,9 @@ def _explain(error: Exception, text: str, file: str, path: str, override: bool) 
     if "\\t" in sentence or "\t" in written[: len(written) - len(written.lstrip())]:
         return Problem("a tab is used for indentation", "YAML wants spaces", path, file, line)
     if isinstance(error, yaml.composer.ComposerError) and "another document" in sentence:
-        return Problem("a second document starts here", "keep one recipe a file, without `---` between", path, file, line)
+        return Problem(
+            "a second document starts here", "keep one recipe a file, without `---` between", path, file, line
+        )
     hint = ""
     if "${" in written:
         hint = 'inside { } or [ ] an interpolation must be quoted: "${a.b}"'

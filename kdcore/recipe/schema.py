@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kdcore.errors import Problem
+
 SCHEMA = 1
 """The value of the key ``kdcore:`` that this version reads."""
 
@@ -146,6 +148,7 @@ class Recipe:
         files: the files it was read from; relative paths in slots are already made absolute against them.
         overrides: the command-line overrides, as typed.
         requires: what it says it needs (``kdcore>=0.1``, ``kdcore-detection``).
+        warnings: what is odd but stops nothing.
     """
 
     name: str
@@ -159,3 +162,4 @@ class Recipe:
     source: dict[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()

@@ -15,7 +15,12 @@ from matplotlib.ticker import FuncFormatter
 from kdcore.report.words import measured, percent, points, si
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; shapes differ too
-STYLES = {"teacher": ("#0072B2", "s"), "alone": ("#767676", "o"), "student": ("#D55E00", "D"), "trained": ("#009E73", "^")}
+STYLES = {
+    "teacher": ("#0072B2", "s"),
+    "alone": ("#767676", "o"),
+    "student": ("#D55E00", "D"),
+    "trained": ("#009E73", "^"),
+}
 DPI = 150
 LABEL_HEIGHT = 50.0
 """Pixels that a label's two lines take, with air."""
@@ -95,7 +100,9 @@ def _arrows(axes: Axes, report: Mapping[str, Any], found: Mapping[str, _Point]) 
     for student, comparison in report["comparisons"].items():
         if student in found and comparison["alone"] in found:
             ends = [found[name] for name in (comparison["alone"], student)]
-            axes.plot([p.x for p in ends], [p.y for p in ends], "--", color=STYLES["student"][0], linewidth=1, alpha=0.6)
+            axes.plot(
+                [p.x for p in ends], [p.y for p in ends], "--", color=STYLES["student"][0], linewidth=1, alpha=0.6
+            )
 
 
 def _labels(figure: Figure, axes: Axes, report: Mapping[str, Any], found: Sequence[_Point]) -> None:

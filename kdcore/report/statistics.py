@@ -59,12 +59,10 @@ def verdict(gains: Sequence[float], *, paired_scores: tuple[Tensor, Tensor] | No
     if not np.isfinite(values).all():
         return Verdict(gain, std, None, "undecided", "no test: the metric of at least one seed is not a number")
     if len(values) > 1:
-        p, word, method = _over_seeds(values)
-    elif paired_scores is not None:
-        p, word, method = _over_samples(gain, *paired_scores)
-    else:
-        p, word, method = None, "undecided", "no test: one seed and no per-sample scores"
-    return Verdict(gain, std, p, word, method)
+        return Verdict(gain, std, *_over_seeds(values))
+    if paired_scores is not None:
+        return Verdict(gain, std, *_over_samples(gain, *paired_scores))
+    return Verdict(gain, std, None, "undecided", "no test: one seed and no per-sample scores")
 
 
 def _over_seeds(gains: np.ndarray) -> tuple[float, Word, str]:

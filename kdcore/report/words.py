@@ -15,7 +15,7 @@ REMEDIES = (
     "that a gap remains to be closed; a longer schedule."
 )
 
-NONE = "–"
+NONE = "-"
 
 
 def answer(report: Mapping[str, Any], student: str) -> str:
@@ -26,7 +26,9 @@ def answer(report: Mapping[str, Any], student: str) -> str:
     if alone not in report["models"]:
         known = f"Not known: {shown}, but nothing to hold it against: the student alone was not trained"
     else:
-        known = f"{_opening(comparison)}: {shown} against {_score(report, alone)} alone ({_evidence(report, comparison)})"
+        known = (
+            f"{_opening(comparison)}: {shown} against {_score(report, alone)} alone ({_evidence(report, comparison)})"
+        )
     parts = [known, *filter(None, [_compression(comparison), _kept(report, comparison)])]
     if comparison["verdict"] == "undecided" and comparison["p"] is None and alone in report["models"]:
         parts.append("run it with `--seeds 5` to tell it from chance")
@@ -40,7 +42,8 @@ def page(report: Mapping[str, Any]) -> str:
     sections = [f"# {_cell(report['name'])}: did distillation pay?", *_answers(report)]
     if report["split"] == "val":
         sections.append(
-            "This data has no test split: every figure below was *selected and measured on the same split*, so it is optimistic."
+            "This data has no test split: every figure below was *selected and measured on the same split*, "
+            "so it is optimistic."
         )
     sections += ["## Models", _models(report), "![Cost against quality](tradeoff.png)"]
     if others:
@@ -50,7 +53,7 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def percent(report: Mapping[str, Any], metric: str) -> bool:
-    """Whether a metric is shown in percent: a share by its name, or the primary one where more is better, all in [0, 1]."""
+    """Whether a metric is shown in percent: a share by name, or the primary one where more is better; all in [0, 1]."""
     values = [
         value
         for model in report["models"].values()
@@ -89,7 +92,12 @@ def si(value: float) -> str:
 
 
 def _opening(comparison: Mapping[str, Any]) -> str:
-    words = {"better": "Yes", "no difference": "No difference shown", "worse": "No, it did harm", "undecided": "Undecided"}
+    words = {
+        "better": "Yes",
+        "no difference": "No difference shown",
+        "worse": "No, it did harm",
+        "undecided": "Undecided",
+    }
     return words[comparison["verdict"]]
 
 
@@ -99,7 +107,9 @@ def _evidence(report: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     parts = ["no gain measured" if gain is None else points(report, gain, comparison["std"])]
     if p is not None:
         parts.append("p < 0.001" if p < 0.001 else f"p = {p:.2g}")
-    parts.append(f"{seeds} seeds" if seeds != 1 else "one seed" if p is None else "one seed: these two trained nets only")
+    parts.append(
+        f"{seeds} seeds" if seeds != 1 else "one seed" if p is None else "one seed: these two trained nets only"
+    )
     return ", ".join(parts)
 
 
@@ -151,7 +161,9 @@ def _models(report: Mapping[str, Any]) -> str:
         metric = found["metrics"].get(name, {})
         scores = [_score(report, model, spread=True)]
         scores += [_show(report, name, metric.get(which)) for which in ("best", "last")[len(head) == 2 :]]
-        rows.append([f"`{model}`", found["role"], *scores, *(_quantity(columns[i], found.get(columns[i])) for i in kept)])
+        rows.append(
+            [f"`{model}`", found["role"], *scores, *(_quantity(columns[i], found.get(columns[i])) for i in kept)]
+        )
     return _table(["model", "role", *head, *(titles[i] for i in kept)], rows)
 
 
@@ -165,7 +177,10 @@ def _others(report: Mapping[str, Any], metrics: Sequence[str]) -> str:
 
 
 def _measured(report: Mapping[str, Any]) -> str:
-    where = {"test": "test split, with the weights that were best on the validation split", "val": report.get("note", "")}
+    where = {
+        "test": "test split, with the weights that were best on the validation split",
+        "val": report.get("note", ""),
+    }
     lines = [
         f"task: `{report['task']}`, primary metric: {report['primary']['name']} ({report['primary']['mode']})",
         f"split: {where[report['split']]}",

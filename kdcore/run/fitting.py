@@ -75,7 +75,9 @@ def _readings(state: State) -> Iterator[_Candidate]:
         yield from _stripped(_Candidate(tensors, nests))
 
 
-def _nested(state: Mapping[str, object], nests: tuple[str, ...]) -> Iterator[tuple[Mapping[str, object], tuple[str, ...]]]:
+def _nested(
+    state: Mapping[str, object], nests: tuple[str, ...]
+) -> Iterator[tuple[Mapping[str, object], tuple[str, ...]]]:
     yield state, nests
     for key in NESTS:
         inner = state.get(key)
@@ -119,20 +121,23 @@ def _complaint(
     differing: list[str],
 ) -> str:
     lines = [f"weights `{source}` do not fit: {fits} of the model's {len(own)} tensors fit"]
-    for title, names, shown in (
-        ("missing in the file", missing, lambda name: f"{name} {_shape(own[name])}"),
-        ("only in the file", unexpected, lambda name: f"{name} {_shape(tensors[name])}"),
-        ("different", differing, lambda name: f"{name}: file {_shape(tensors[name])}, model {_shape(own[name])}"),
-    ):
-        if names:
-            listed = "; ".join(shown(name) for name in names[:SHOWN])
-            lines.append(f"  {title} ({len(names)}): {listed}{'; ...' if len(names) > SHOWN else ''}")
+    lines += _listed("missing in the file", [f"{name} {_shape(own[name])}" for name in missing])
+    lines += _listed("only in the file", [f"{name} {_shape(tensors[name])}" for name in unexpected])
+    lines += _listed(
+        "different", [f"{name}: file {_shape(tensors[name])}, model {_shape(own[name])}" for name in differing]
+    )
     globs = list(dict.fromkeys(_glob(name) for name in (*missing, *differing, *unexpected)))
     lines.append(
-        f"  if that is meant, allow it with `partial: [{', '.join(globs[:SHOWN])}]` in the model's slot: what does not fit "
-        "keeps its fresh values; else build the model that the file was made with"
+        f"  if that is meant, allow it with `partial: [{', '.join(globs[:SHOWN])}]` in the model's slot: what does not "
+        "fit keeps its fresh values; else build the model that the file was made with"
     )
     return "\n".join(lines)
+
+
+def _listed(title: str, items: list[str]) -> list[str]:
+    if not items:
+        return []
+    return [f"  {title} ({len(items)}): {'; '.join(items[:SHOWN])}{'; ...' if len(items) > SHOWN else ''}"]
 
 
 def _glob(name: str) -> str:
@@ -149,7 +154,7 @@ def _left(
 ) -> list[str]:
     lines = [f"partial: `{name}` {_shape(own[name])} is not in the file and keeps its fresh values" for name in missing]
     lines += [
-        f"partial: `{name}` is {_shape(tensors[name])} in the file, {_shape(own[name])} here, and keeps its fresh values"
+        f"partial: `{name}` is {_shape(tensors[name])} in the file, {_shape(own[name])} here: it keeps its fresh values"
         for name in differing
     ]
     return lines + [f"partial: `{name}` {_shape(tensors[name])} of the file is not used" for name in unexpected]
@@ -162,4 +167,6 @@ def _some(tensors: Mapping[str, Tensor]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     """``(64, 3, 7, 7)``, with the type where it is not a floating one."""
-    return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}")
+    return f"{tuple(tensor.shape)}" + (
+        "" if tensor.is_floating_point() else f" {str(tensor.dtype).removeprefix('torch.')}"
+    )

@@ -14,9 +14,8 @@ from kdcore.run.state import State, read_state
 Loader: TypeAlias = "Callable[..., tuple[State, str]]"
 """A ``weights`` component: ``f(uri, *, base, runs) -> (state, pinned uri)``, registered under its scheme."""
 
-def load_state(
-    uri: str, *, base: Path, runs: Path, loaders: Mapping[str, Loader] | None = None
-) -> tuple[State, str]:
+
+def load_state(uri: str, *, base: Path, runs: Path, loaders: Mapping[str, Loader] | None = None) -> tuple[State, str]:
     """Reads weights by the scheme of their address.
 
     Args:
@@ -38,7 +37,7 @@ def load_state(
     return known[scheme](uri, base=base, runs=runs)
 
 
-def from_file(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:
+def from_file(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa: ARG001 - the kind's signature
     """``file://PATH`` or a bare path; relative to ``base``, ``~`` expands.
 
     Pinned as the absolute path and the SHA-256 of the content (``#sha256=...``), which is checked when it is given.
@@ -57,7 +56,7 @@ def from_file(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:
     return read_state(path), f"file://{path}#sha256={digest}"
 
 
-def from_run(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:
+def from_run(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa: ARG001 - the kind's signature
     """``run://NAME[/RUN]/STAGE/MODEL``: what a stage of an earlier run left, pinned to that very run.
 
     Without RUN, the newest finished run (one that has a ``report.json``). Of a run with several seeds, the first.
@@ -77,7 +76,7 @@ def from_run(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:
     raise RunError(f"weights `{uri}`: {run} holds no {stage}/{model}.safetensors; {hint}")
 
 
-def from_hub(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:
+def from_hub(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa: ARG001 - the kind's signature
     """``hf://OWNER/NAME[@REVISION]`` from the Hugging Face Hub, pinned to the commit.
 
     Reads ``model.safetensors``, else all ``*.safetensors``, else ``pytorch_model.bin``.

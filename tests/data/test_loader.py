@@ -185,7 +185,7 @@ def test_another_epoch_starts_at_its_first_batch() -> None:
 
 
 def test_a_state_of_other_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="after 40 batches of an epoch, but an epoch has only 3 now: .*`batch_size`"):
+    with pytest.raises(ValueError, match=r"after 40 batches of an epoch, but an epoch has only 3 now: .*`batch_size`"):
         Loader(columns(10), batch_size=4).load_state_dict({"epoch": 0, "batches": 40})
 
 
@@ -315,6 +315,17 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_with_validation(tmp_path: Path) 
     resumed, done = killed_then_resumed(tmp_path, 9, checkpoint, val_check_interval=2)
     assert done == 8
     assert resumed.seen == whole.seen[8:]
+
+
+@pytest.mark.parametrize(("after", "done"), [(3, 2), (5, 4), (6, 6), (9, 8)])
+def test_accumulated_gradients_resume_at_the_edge_of_a_window(tmp_path: Path, after: int, done: int) -> None:
+    whole = uninterrupted(tmp_path, accumulate_grad_batches=2)
+    checkpoint = saving(tmp_path, every_n_train_steps=1)
+    resumed, steps = killed_then_resumed(tmp_path, after, checkpoint, accumulate_grad_batches=2)
+    assert 2 * steps == done
+    assert resumed.seen == whole.seen[done:]
+    for a, b in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ def test_derived_seeds_are_pinned() -> None:
 
 def test_every_part_its_type_and_its_place_count() -> None:
     parts: list[tuple[int | str, ...]] = [
-        (0,), ("0",), (0, 0), (1, 2), (2, 1), (12,), ("a", "b"), ("ab",), ("a", "b", ""), ("", "a", "b"), (-1,), ("i1:0",),
+        (0,), ("0",), (0, 0), (1, 2), (2, 1), (12,), ("a", "b"), ("ab",), ("a", "b", ""), ("", "a", "b"), (-1,),
+        ("i1:0",),
     ]  # fmt: skip
     seeds = [derive_seed(*part) for part in parts]
     assert len(set(seeds)) == len(parts)

@@ -1,0 +1,41 @@
+# make fit: from a fresh clone to a report.   make test: everything that must pass before a commit.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --quiet --quiet --disable-pip-version-check install
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+
+.PHONY: fit test test-all check bench clean
+
+fit: $(VENV)/.fit
+	$(RUN) -m kdcore fit recipes/quickstart.yaml
+
+test: check
+	$(RUN) -m pytest -m "not slow"
+
+test-all: check
+	$(RUN) -m pytest
+
+check: $(VENV)/.test
+	$(RUN) -m ruff check
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+bench: $(VENV)/.test
+	@set -e; for file in benchmarks/*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(RUN) "$$file"; done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +
+
+# A stamp is newer than what it was made from, so that a second call installs nothing again.
+$(VENV)/.fit: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdcore needs Python 3.11 or newer; choose one: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable ".[digits]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.fit $(addsuffix /pyproject.toml,$(PLUGINS))
+	$(PIP) --editable ".[dev]" $(foreach plugin,$(PLUGINS),--editable ./$(plugin))
+	@touch $@
