@@ -9,8 +9,10 @@ from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, d
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from kdcore.errors import Problem
 from kdcore.registry import locate
 
 GROUP = "kdcore"
@@ -95,19 +97,52 @@ def core_requirements() -> list[str]:
         return [*project["dependencies"], *extras]
 
 
+def unmet(text: str) -> Problem | None:
+    """What is wrong with one line of ``requires`` on this machine."""
+    try:
+        wanted = Requirement(text)
+    except InvalidRequirement:
+        return Problem(f"`{text}` is not a requirement", "write it as pip does: `kdcore-detection>=0.2`")
+    needs = f"{wanted.name}{wanted.specifier}"
+    if wanted.marker and not wanted.marker.evaluate():
+        return None
+    try:
+        installed = core_version() if names(text, "kdcore") else version(wanted.name)
+    except PackageNotFoundError:
+        return Problem(f"the recipe requires `{needs}`, which is not installed", f"pip install '{needs}'")
+    if wanted.specifier.contains(installed, prereleases=True):
+        return None
+    what = f"the recipe requires `{needs}`, but {wanted.name} {installed} is installed"
+    return Problem(what, f"pip install '{needs}'")
+
+
+def names(text: str, distribution: str) -> bool:
+    """Whether a requirement is about this distribution."""
+    try:
+        return canonicalize_name(Requirement(text).name) == canonicalize_name(distribution)
+    except InvalidRequirement:
+        return False
+
+
 def _declared() -> Iterator[PluginInfo]:
     seen: set[str] = set()
     for distribution in distributions():
         # Most distributions have no plugin: look at the text before anything is parsed.
         if GROUP not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        metadata = distribution.metadata
-        name, number = str(metadata["Name"] or "?"), str(metadata["Version"] or "?")
+        name, number = _identity(distribution)
         key = canonicalize_name(name)
         if key not in seen:
             seen.add(key)
             for entry in _entries(distribution):
                 yield PluginInfo(entry.name, entry.value, name, number)
+
+
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    """Name and version, read from the head of the metadata: parsing all of it would take most of the time."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    head = dict(line.split(": ", 1) for line in text.partition("\n\n")[0].splitlines() if ": " in line)
+    return head.get("Name", "?"), head.get("Version", "?")
 
 
 def _entries(distribution: Distribution) -> Iterable[EntryPoint]:

@@ -87,6 +87,13 @@ class Distiller(pl.LightningModule):
         self._running: Tensor
         self._bad: Tensor
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets this twice for every hook of every step, and nn.Module's own way takes 3 us each time
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # ---- where everything lives
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
@@ -223,7 +230,8 @@ class Distiller(pl.LightningModule):
         for name, values in found.items():
             prefix = f"{self.stage_name}/val/{name}" if len(found) > 1 else f"{self.stage_name}/val"
             logged.update({f"{prefix}/{metric}": value for metric, value in values.items()})
-        self.log_dict(logged)
+        # every rank holds the same values; without this Lightning warns that they may differ
+        self.log_dict(logged, sync_dist=self.trainer.world_size > 1)
         self.latest = found
 
     @property

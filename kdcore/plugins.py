@@ -14,8 +14,6 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 import pluggy
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
 from kdcore import builtin, discovery, hookspecs
 from kdcore.discovery import FIRST_PARTY, GROUP, PluginInfo
@@ -99,7 +97,11 @@ class Plugins:
 
     def check_requires(self, requires: Sequence[str]) -> list[Problem]:
         """Compare a recipe's ``requires`` with what is installed; a plugin that it names counts as needed."""
-        problems = (self._check_requirement(text) for text in requires)
+        problems = []
+        for text in requires:
+            named = (info.name for info in self.discover() if discovery.names(text, info.distribution))
+            needs = (self._need(name) for name in named)
+            problems.append(discovery.unmet(text) or next(filter(None, needs), None))
         return [replace(problem, path="requires") for problem in problems if problem]
 
     def load_file(self, path: Path) -> None:
@@ -257,25 +259,6 @@ class Plugins:
             f"plugin `{prefix}` has no {kind} `{own}`" if dot else f"there is no {kind} `{name}`",
             did_you_mean(own, names),
         )
-
-    def _check_requirement(self, text: str) -> Problem | None:
-        try:
-            wanted = Requirement(text)
-        except InvalidRequirement:
-            return Problem(f"`{text}` is not a requirement", "write it as pip does: `kdcore-detection>=0.2`")
-        if wanted.marker and not wanted.marker.evaluate():
-            return None
-        needs = f"{wanted.name}{wanted.specifier}"
-        owner = canonicalize_name(wanted.name)
-        try:
-            installed = discovery.core_version() if owner == "kdcore" else metadata.version(owner)
-        except metadata.PackageNotFoundError:
-            return Problem(f"the recipe requires `{needs}`, which is not installed", f"pip install '{needs}'")
-        if not wanted.specifier.contains(installed, prereleases=True):
-            what = f"the recipe requires `{needs}`, but {wanted.name} {installed} is installed"
-            return Problem(what, f"pip install '{needs}'")
-        provided = (info.name for info in self.discover() if canonicalize_name(info.distribution) == owner)
-        return next((problem for name in provided if (problem := self._need(name))), None)
 
     def _description(self, plugin: Plugin) -> dict[str, Any]:
         components: dict[str, list[str]] = {}

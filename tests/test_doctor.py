@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -15,6 +16,8 @@ from kdcore.discovery import core_requirements
 from kdcore.doctor import Finding, diagnose, show
 from kdcore.errors import Problem
 from kdcore.plugins import Plugins
+
+HEAD = "from kdcore.hookspecs import hookimpl\nfrom kdcore.errors import Problem\nKDCORE_API = 1\n"
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise metadata.PackageNotFoundError(name)
             return found
 
-        monkeypatch.setattr(doctor.metadata, "version", version)
+        monkeypatch.setattr(metadata, "version", version)
 
     return pretend
 
@@ -104,7 +107,7 @@ class TestPackages:
 
 class TestPython:
     def test_too_old(self, plugins: PluginFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.10.4")
+        monkeypatch.setattr(platform, "python_version", lambda: "3.10.4")
 
         problem = found("python")
 
@@ -134,7 +137,7 @@ class TestDevices:
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
         monkeypatch.setattr(torch.version, "cuda", "13.0")
 
         assert found("CUDA") == "13.0: A GPU (80 GiB), A GPU (80 GiB)"
@@ -156,7 +159,7 @@ class TestDevices:
 
 @pytest.mark.parametrize(("free", "level"), [(100 * 2**30, "ok"), (2**30, "warning")])
 def test_disk(plugins: PluginFactory, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
 
     item = found("disk")
 
@@ -225,16 +228,14 @@ class TestPlugins:
         assert broken.hint == "it printed while loading: hm"
 
     def test_a_healthy_plugin_that_prints_is_a_warning(self, plugins: PluginFactory) -> None:
-        plugins.install("detection", "print('hello')\nfrom kdcore.hookspecs import hookimpl\nKDCORE_API = 1\n"
-                        "@hookimpl\ndef kdcore_register(add): ...")  # fmt: skip
+        plugins.install("detection", "print('hello')\n" + HEAD + "@hookimpl\ndef kdcore_register(add): ...")
 
         item = found("plugin detection")
 
         assert item == Problem("kdcore-detection 1.0: 0 components", "it printed while loading: hello", level="warning")
 
     def test_what_a_plugin_misses_is_shown(self, plugins: PluginFactory) -> None:
-        plugins.install("detection", "from kdcore.hookspecs import hookimpl\nfrom kdcore.errors import Problem\n"
-                        "KDCORE_API = 1\n@hookimpl\ndef kdcore_check_environment(): return [Problem('no COCO')]")  # fmt: skip
+        plugins.install("detection", HEAD + "@hookimpl\ndef kdcore_check_environment(): return [Problem('no COCO')]")
 
         assert ("environment", Problem("detection: no COCO")) in diagnose(Plugins())
 

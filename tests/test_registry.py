@@ -112,7 +112,7 @@ class TestAdd:
         registry = Registry()
         registry.add("local", "loss", "kl", "m:A")
 
-        with pytest.raises(PluginError, match="plugin `local` adds the loss `local.kl` twice"):
+        with pytest.raises(PluginError, match=r"plugin `local` adds the loss `local.kl` twice"):
             registry.add("local", "loss", "kl", "m:B")
 
         assert [item.target for item in registry] == ["m:A"]
@@ -143,7 +143,7 @@ def test_merge_takes_all_or_none() -> None:
     other.add("local", "loss", "a", "m:A")
     other.add("local", "loss", "b", "m:A")
 
-    with pytest.raises(PluginError, match="the loss `local.b` is added twice"):
+    with pytest.raises(PluginError, match=r"the loss `local.b` is added twice"):
         registry.merge(other)
     assert registry.names("loss") == ["local.b"]
 

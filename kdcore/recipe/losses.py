@@ -103,7 +103,9 @@ def read_loss(context: Context, name: str, node: Node, roles: Roles) -> LossSlot
     if len(context.problems) > before:
         return None
     defaults = {"student": roles.train[:1], "teacher": roles.teachers[:1]}
-    given: dict[str, Ref | tuple[Ref, ...]] = {role: Ref(model) for role, models in defaults.items() for model in models}
+    given: dict[str, Ref | tuple[Ref, ...]] = {
+        role: Ref(model) for role, models in defaults.items() for model in models
+    }
     return LossSlot(slot.path, slot.use, slot.args, weight, given | bound, signal, read, resize)
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from kdcore.errors import Problem
 from kdcore.recipe.nodes import Mark, Node, Scalar, join
+from kdcore.recipe.syntax import TooDeepError, explain, unreadable
 
 MAX_NODES = 10_000
 """Most values a recipe may hold once aliases, or interpolations, are expanded."""
@@ -19,10 +20,6 @@ MAX_DEPTH = 40
 
 _TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
-
-
-class _Refused(yaml.MarkedYAMLError):
-    """Ours: the text is sound YAML that goes too deep."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +32,7 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         if self.depth > MAX_DEPTH:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise _Refused(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
+            raise TooDeepError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -67,7 +64,7 @@ def read_file(path: Path, file: str, problems: list[Problem]) -> Node | None:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        problems.append(_unreadable(path, file, error))
+        problems.append(unreadable(path, file, error))
         return None
     try:
         text = raw.decode("utf-8-sig")
@@ -98,7 +95,7 @@ def parse(text: str, file: str, problems: list[Problem], *, path: str = "", over
         loader = _Loader(text)
         root = loader.get_single_node()
     except (yaml.YAMLError, ValueError) as error:
-        problems.append(_explain(error, text, file, path, override))
+        problems.append(explain(error, text, file, path, override))
         return None
     builder = _Builder(file, problems, override)
     if root is None:
@@ -185,7 +182,7 @@ class _Builder:
             return None
         text: str = node.value
         if node.tag != _TAG + "str":
-            kind = {"bool": "a boolean", "null": "nothing"}.get(node.tag.removeprefix(_TAG), "no text")
+            kind = {"bool": "a boolean", "null": "nothing"}.get(node.tag.removeprefix(_TAG), "a number")
             self.problems.append(
                 self._problem(node, path, f"the key `{text}` is read as {kind} by YAML", f'quote it: "{text}"')
             )
@@ -236,41 +233,3 @@ def _integer(text: str) -> int:
 def _float(text: str) -> float:
     lowered = text.replace("_", "").lower()
     return float(lowered.replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def _unreadable(path: Path, file: str, error: OSError) -> Problem:
-    if isinstance(error, FileNotFoundError):
-        near = sorted(path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        return Problem(
-            "there is no such file", f"beside it: {', '.join(p.name for p in near)}" if near else "", file=file
-        )
-    if isinstance(error, IsADirectoryError):
-        return Problem("is a folder, not a recipe", "name a YAML file", file=file)
-    return Problem(f"cannot be read: {error.strerror}", file=file)
-
-
-def _explain(error: Exception, text: str, file: str, path: str, override: bool) -> Problem:
-    """A YAML error in plain words: the parser's own sentence, and the likely cause."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    if isinstance(error, yaml.reader.ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        message = f"the character U+{int(error.character):04X} is not allowed in YAML"
-        return Problem(message, "remove it", path, file, 0 if override else line)
-    line = 0 if mark is None or override else int(mark.line) + 1
-    sentence = str(getattr(error, "problem", None) or error).strip()
-    lines = text.splitlines()
-    written = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
-    if isinstance(error, _Refused):
-        return Problem(sentence, "", path, file, line)
-    if "\\t" in sentence or "\t" in written[: len(written) - len(written.lstrip())]:
-        return Problem("a tab is used for indentation", "YAML wants spaces", path, file, line)
-    if isinstance(error, yaml.composer.ComposerError) and "another document" in sentence:
-        return Problem(
-            "a second document starts here", "keep one recipe a file, without `---` between", path, file, line
-        )
-    hint = ""
-    if "${" in written:
-        hint = 'inside { } or [ ] an interpolation must be quoted: "${a.b}"'
-    elif override:
-        hint = f"quote it for YAML: '{path}=\"...\"'"
-    return Problem(f"this is not YAML: {sentence}", hint, path, file, line)

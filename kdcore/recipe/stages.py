@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 from kdcore.errors import did_you_mean
 from kdcore.hookspecs import Kind
@@ -14,7 +13,8 @@ from kdcore.recipe.losses import LeftOut, Roles, needs_teacher, read_loss, read_
 from kdcore.recipe.models import COMPOSITES, FOLLOWERS, Models, refuse_equal
 from kdcore.recipe.nodes import Merge, Node
 from kdcore.recipe.overrides import REPLACED
-from kdcore.recipe.schema import Cache, Init, LossSlot, Slot, Stage
+from kdcore.recipe.schema import LossSlot, Slot, Stage
+from kdcore.recipe.start import read_cache, read_freeze, read_init
 from kdcore.recipe.trainer import DEFAULT_OPTIMIZER, read_optimizer, read_trainer
 
 MERGED = ("data", "optimizer", "trainer", "task")
@@ -112,7 +112,7 @@ class _Reader:
         losses, without = self._losses(roles)
         metrics, without_metrics = self._metrics(roles)
         optimizer = self._merged("optimizer", DEFAULT_OPTIMIZER) or DEFAULT_OPTIMIZER
-        init = self._init((*train, *teachers))
+        init = read_init(self.context, items.get("init"), self.name, (*train, *teachers), self.models)
         stage = Stage(
             self.name,
             path,
@@ -128,8 +128,8 @@ class _Reader:
             optimizer=read_optimizer(self.context, optimizer, self._path_of("optimizer")),
             trainer=read_trainer(self.context, self._merged("trainer")),
             init=init,
-            freeze=self._freeze(train),
-            cache=self._cache(train, teachers),
+            freeze=read_freeze(self.context, items.get("freeze"), self.name, train),
+            cache=read_cache(self.context, items.get("cache"), self.root.items.get("cache"), roles, self.models),
             keep=self.context.convert(items.get("keep"), 'Literal["best", "last"]', "best"),
             once=once,
             left_out=(*without, *without_metrics),
@@ -269,76 +269,3 @@ class _Reader:
             else:
                 metrics[name] = slot
         return metrics, left_out
-
-    # ---- the start of the stage
-
-    def _init(self, here: Sequence[str]) -> dict[str, Init]:
-        found = {}
-        for name, node in self.context.mapping(self.node.items.get("init")).items():
-            if name not in here:
-                self.context.error(node, f"`{name}` is no model of stage `{self.name}`", did_you_mean(name, here))
-            mapping: dict[str, str] = {}
-            source: Node | None = node
-            if isinstance(node.value, dict):
-                self.context.known_keys(node, ("from", "map"), "init")
-                mapping = self.context.convert(node.items.get("map"), "dict[str, str]", {})
-                source = node.items.get("from")
-            if source is None:
-                self.context.error(node, "does not say where the weights come from", "add `from: MODEL`")
-                continue
-            text = self.context.convert(source, "str")
-            if text is not None and (text not in self.models.nodes or self.models.use(text) in COMPOSITES):
-                what = "there is no model" if text not in self.models.nodes else "there are no weights of its own in"
-                self.context.error(source, f"{what} {source.show()}", did_you_mean(text, self.models.nodes))
-            elif text == name:
-                self.context.error(source, f"`{name}` would start from itself")
-            elif text is not None:
-                found[name] = Init(text, mapping)
-        return found
-
-    def _freeze(self, train: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        found = {}
-        for name, node in self.context.mapping(self.node.items.get("freeze")).items():
-            if name not in train:
-                self.context.error(node, f"stage `{self.name}` does not train `{name}`", did_you_mean(name, train))
-            found[name] = self.context.words(node)
-        return found
-
-    def _cache(self, train: Sequence[str], teachers: Sequence[str]) -> Cache | None:
-        """The stage's own cache, or the recipe's where its teacher teaches here."""
-        own = self.node.items.get("cache")
-        node = own if own is not None else self.root.items.get("cache")
-        if node is None or node.value is None:
-            return None
-        cache = _read_cache(self.context, node)
-        if cache is None:
-            return None
-        of = node.items["of"]
-        if cache.of not in self.models.nodes:
-            self.context.error(of, f"there is no model {of.show()}", did_you_mean(cache.of, self.models.nodes))
-        elif self.models.use(cache.of) in FOLLOWERS or cache.of in train:
-            self.context.error(of, f"{of.show()} changes while stage `{self.name}` runs, so it cannot be cached")
-        elif cache.of in teachers:
-            return cache
-        elif own is not None:
-            self.context.error(
-                of, f"{of.show()} is no teacher of stage `{self.name}`", did_you_mean(cache.of, teachers)
-            )
-        return None
-
-
-def _read_cache(context: Context, node: Node) -> Cache | None:
-    items: dict[str, Any] = context.mapping(node)
-    if not isinstance(node.value, dict):
-        return None
-    context.known_keys(node, ("of", "keep", "topk", "dtype"), "a cache")
-    if "of" not in items:
-        context.error(node, "does not say which teacher", "add `of: MODEL`")
-        return None
-    of = context.convert(items["of"], "str")
-    topk = context.convert(items.get("topk"), "int | None")
-    if topk is not None and topk < 1:
-        context.error(items["topk"], f"is {items['topk'].show()}, but must be 1 or more")
-    keep = context.words(items.get("keep")) or ("logits",)
-    dtype = context.convert(items.get("dtype"), 'Literal["float32", "float16", "bfloat16"]', "float16")
-    return None if of is None else Cache(of, keep, topk, dtype)

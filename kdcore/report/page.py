@@ -193,7 +193,8 @@ def _scores(pair: Pair, result: SeedResult, mode: str) -> tuple[Tensor, Tensor] 
     student, alone = (result.models.get(name) if name else None for name in (pair.student, pair.alone))
     if student is None or alone is None or student.scores is None or alone.scores is None:
         return None
-    return (student.scores, alone.scores) if mode == "max" else (-student.scores, -alone.scores)
+    # where less is better the two change places: that turns the differences round and keeps scores of 0 and 1
+    return (student.scores, alone.scores) if mode == "max" else (alone.scores, student.scores)
 
 
 def _compression(student: dict[str, Any], teacher: dict[str, Any], report: dict[str, Any]) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ class Verdict:
 
     Attributes:
         gain: mean over seeds, in the unit of the primary metric; more is better.
-        std: standard deviation of the gain over seeds (n - 1); ``None`` with one seed.
+        std: standard deviation of the gain over seeds (n - 1); ``None`` with one.
         p: two-sided p-value; ``None`` where there is nothing to test.
         method: which test, on how much, and what it does not tell.
     """
@@ -55,9 +55,9 @@ def verdict(gains: Sequence[float], *, paired_scores: tuple[Tensor, Tensor] | No
         raise ValueError("a verdict needs the gain of at least one seed")
     values = np.asarray(gains, dtype=np.float64)
     gain = float(values.mean())
-    std = float(values.std(ddof=1)) if len(values) > 1 else None
     if not np.isfinite(values).all():
-        return Verdict(gain, std, None, "undecided", "no test: the metric of at least one seed is not a number")
+        return Verdict(gain, None, None, "undecided", "no test: the metric of at least one seed is not a number")
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
     if len(values) > 1:
         return Verdict(gain, std, *_over_seeds(values))
     if paired_scores is not None:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from kdcore.callbacks.checkpoint import AtomicIO, Best, Last
-from lightning.pytorch.callbacks import TQDMProgressBar as Progress
+from kdcore.callbacks.progress import Progress
 from kdcore.errors import Problem, RecipeError
 from kdcore.recipe.schema import Recipe, Stage
 

@@ -107,9 +107,7 @@ def test_samples_that_contradict_the_metric_decide_nothing() -> None:
         ([0.1], (torch.tensor([1.0, math.nan]), torch.tensor([0.0, 1.0])), "not numbers"),
     ],
 )
-def test_what_cannot_be_tested_is_undecided(
-    gains: list[float], pair: tuple[Tensor, Tensor] | None, why: str
-) -> None:
+def test_what_cannot_be_tested_is_undecided(gains: list[float], pair: tuple[Tensor, Tensor] | None, why: str) -> None:
     found = verdict(gains, paired_scores=pair)
     assert (found.p, found.verdict) == (None, "undecided")
     assert why in found.method
