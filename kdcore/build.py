@@ -159,7 +159,7 @@ class Builder:
             for edit in slot.edits:
                 model = self.make_edit(edit, model)
         if slot.weights is not None:
-            state, self.pins[name] = load_state(slot.weights, runs=self.runs)
+            state, self.pins[name] = load_state(slot.weights, base=Path.cwd(), runs=self.runs)
             for line in fit_state(model, state, partial=slot.partial, source=slot.weights):
                 self.say(f"model `{name}`: {line}")
         set_input_statistics(

@@ -91,7 +91,9 @@ class Plugins:
 
     def find(self, kind: Kind, name: str) -> Component | Problem:
         """The component that a recipe names, loading its plugin; or what is wrong with the name, and what to do."""
-        prefix, dot, _ = name.partition(".")
+        prefix, dot, rest = name.partition(".")
+        if prefix == "kdcore" and dot:
+            return Problem(f"the core's names have no prefix: `{name}`", f"write `{rest}`")
         problem = self._need(prefix) if dot else None
         return problem or self.registry.get(kind, name) or self._not_found(kind, name)
 

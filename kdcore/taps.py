@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kdcore.errors import RunError, did_you_mean
+from kdcore.errors import RunError
 from kdcore.signals import Signals
 
 _GRAMMAR = re.compile(r"(?P<module>[^:/]*)(?P<input>:in(\((?P<argument>\w+)\))?)?(?P<items>(/\w+)*)")
 _RANGE = re.compile(r"\((\d+)\.\.(\d+)\)")
+_WILD = re.compile(r"\*\*\.|\*\*|\*|\(\d+\.\.\d+\)")
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,26 @@ class TapPath:
         return cls(match["module"], match["input"] is not None, match["argument"], items)
 
     def modules(self, model: nn.Module, owner: str) -> list[str]:
-        """The names of the modules that match, in the model's own order.
+        """The names of the modules that match, in the model's own order; one that has several names counts once.
 
         Raises:
             RunError: none matches; the message suggests a close name.
         """
-        names = [name for name, _ in model.named_modules()]
-        found = select(names, self.module)
+        modules = dict(model.named_modules(remove_duplicate=False))
+        found = {modules[name]: name for name in reversed(select(list(modules), self.module))}
         if not found:
-            raise RunError(f"model `{owner}` has no module `{self.module}`: {did_you_mean(self.module, names[1:])}")
-        return found
+            raise RunError(f"model `{owner}` has no module `{self.module}`: {suggest(self.module, modules)}")
+        return list(reversed(found.values()))
 
     def pick(self, value: Any, place: str) -> Tensor:
-        """Follow ``items`` into an output and insist on a tensor."""
+        """Follow ``items`` into an output and insist on a tensor.
+
+        Raises:
+            RunError: there is no such element, it is ``None``, or it is no tensor.
+        """
         for item in self.items:
+            if value is None:
+                break
             if item.isdigit() and isinstance(value, Sequence):
                 if int(item) >= len(value):
                     raise RunError(f"{place} has {len(value)} elements, none at /{item}")
@@ -65,76 +74,114 @@ class TapPath:
             elif hasattr(value, item):
                 value = getattr(value, item)
             else:
-                raise RunError(f"{place} is a {type(value).__name__} without an element /{item}")
+                raise RunError(f"{place} is a {_kind(value)} without an element /{item}")
         if value is None:
             raise RunError(
                 f"{place} is None: a net that computes attention by a fused kernel keeps no attention maps; "
                 "build it with eager attention (transformers: attn_implementation: eager)"
             )
         if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            keys = f" with {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
-            raise RunError(f"{place} is a {kind}{keys}, not a tensor: pick an element, as in `PATH/0` or `PATH/NAME`")
+            raise RunError(f"{place} is a {_kind(value)}, not a tensor: pick an element, as in `PATH/0` or `PATH/NAME`")
         return value
 
 
-def select(names: Sequence[str], pattern: str) -> list[str]:
-    """Names that match a pattern: ``*`` is one component, ``**`` any number, ``(0..2)`` a range of numbers."""
-    parts = []
-    for component in pattern.split("."):
-        if component == "**":
-            parts.append(r"[^.]+(?:\.[^.]+)*")
-        elif found := _RANGE.fullmatch(component):
-            first, last = int(found[1]), int(found[2])
-            parts.append("(?:" + "|".join(map(str, range(first, last + 1))) + ")")
-        else:
-            parts.append(re.escape(component).replace(r"\*", "[^.]*"))
-    expression = re.compile(r"\.".join(parts))
-    return [name for name in names if expression.fullmatch(name)]
+def _kind(value: Any) -> str:
+    names = f" with {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+    return f"{type(value).__name__}{names}"
+
+
+def select(names: Iterable[str], pattern: str) -> list[str]:
+    """Names that match a pattern of components joined by dots.
+
+    ``*`` is any text within a component, ``**`` any number of components (at the end at least one: what is inside),
+    ``(0..2)`` a range of numbers, which may be part of a component (``layer(1..3)``).
+    """
+    expression, last = "", 0
+    for wild in _WILD.finditer(pattern):
+        expression += re.escape(pattern[last : wild.start()]) + _translated(wild[0])
+        last = wild.end()
+    compiled = re.compile(expression + re.escape(pattern[last:]))
+    # the root's name is empty: only an empty pattern means it
+    return [name for name in names if compiled.fullmatch(name) and (name or not pattern)]
+
+
+def _translated(wild: str) -> str:
+    if found := _RANGE.fullmatch(wild):
+        numbers = range(int(found[1]), int(found[2]) + 1)
+        return f"(?:{'|'.join(map(str, numbers))})" if numbers else r"(?!)"
+    return {"**.": r"(?:[^.]+\.)*", "**": r"[^.]+(?:\.[^.]+)*", "*": r"[^.]*"}[wild]
+
+
+def suggest(pattern: str, names: Iterable[str]) -> str:
+    """``did you mean `x`?`` for the closest name, else how the names begin: a net has too many to list."""
+    known = [name for name in names if name]
+    close = difflib.get_close_matches(pattern, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"its names begin with {', '.join(dict.fromkeys(name.partition('.')[0] for name in known)) or 'nothing'}"
 
 
 class Taps:
     """The taps of one net. Register them before ``module.compile()``: hooks that come later never fire.
 
     They collect only while :meth:`armed`, because checkpointed blocks run again in the backward pass.
+
+    Args:
+        model: the net.
+        paths: tap name -> path.
+        owner: the net's name in the recipe, for messages.
+
+    Raises:
+        RunError: a path is malformed, or names a module or an argument that is not there.
     """
 
     def __init__(self, model: nn.Module, paths: Mapping[str, str], owner: str) -> None:
         self._owner = owner
         self._armed = False
-        self._found: dict[str, list[Tensor]] = {}
-        self._single: dict[str, bool] = {}
+        self._sites: dict[str, list[str]] = {}
+        self._found: dict[tuple[str, str], list[Tensor]] = {}
         self._handles: list[RemovableHandle] = []
-        for name, text in paths.items():
-            path = TapPath.parse(text)
-            modules = path.modules(model, owner)
-            self._single[name] = len(modules) == 1
-            for module in modules:
-                self._hook(name, path, module, model.get_submodule(module))
+        parsed = {name: TapPath.parse(text) for name, text in paths.items()}
+        self._sites = {name: path.modules(model, owner) for name, path in parsed.items()}
         self._clear()
+        try:
+            for name, path in parsed.items():
+                for at in self._sites[name]:
+                    self._hook(name, path, at, model.get_submodule(at))
+        except RunError:
+            self.remove()
+            raise
 
     def _hook(self, name: str, path: TapPath, at: str, module: nn.Module) -> None:
         place = f"tap `{name}` of model `{self._owner}` (the {'input' if path.is_input else 'output'} of `{at}`)"
+        site = (name, at)
 
-        def keep_output(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def keep_output(module: nn.Module, args: Any, output: Any) -> None:
             if self._armed:
-                self._found[name].append(path.pick(output, place))
+                self._found[site].append(path.pick(output, place))
+
+        if not path.is_input:
+            self._handles.append(module.register_forward_hook(keep_output))
+            return
+        argument, position = path.argument, 0 if path.argument is None else _position(module, path.argument, place)
 
         def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if self._armed:
-                if path.argument is not None and path.argument not in kwargs:
-                    raise RunError(f"{place}: it was called without the keyword `{path.argument}`")
-                value = kwargs[path.argument] if path.argument is not None else (args or tuple(kwargs.values()))[0]
-                self._found[name].append(path.pick(value, place))
+            if not self._armed:
+                return
+            given = args if argument is not None else (*args, *kwargs.values())
+            if argument is not None and argument in kwargs:
+                self._found[site].append(path.pick(kwargs[argument], place))
+            elif position < len(given):
+                self._found[site].append(path.pick(given[position], place))
+            else:
+                raise RunError(f"{place}: it was called without {f'`{argument}`' if argument else 'any argument'}")
 
-        if path.is_input:
-            self._handles.append(module.register_forward_pre_hook(keep_input, with_kwargs=True))
-        else:
-            self._handles.append(module.register_forward_hook(keep_output, with_kwargs=True))
+        self._handles.append(module.register_forward_pre_hook(keep_input, with_kwargs=True))
 
     @contextmanager
     def armed(self) -> Iterator[None]:
         """Collect during this block; :meth:`take` hands over what was found."""
+        self._clear()  # a forward pass that failed may have left something
         self._armed = True
         try:
             yield
@@ -142,16 +189,25 @@ class Taps:
             self._armed = False
 
     def take(self) -> Signals:
-        """What was collected, as ``tap.<name>``, or ``tap.<name>@<i>`` where there are several; then forget it.
+        """What was collected, then forget it.
+
+        Returns:
+            ``tap.<name>``; or ``tap.<name>@<i>`` where there are several, module by module in the net's order, the
+            calls of each in turn.
 
         Raises:
             RunError: a tapped module was never called.
         """
         signals: Signals = {}
-        for name, tensors in self._found.items():
-            if not tensors:
-                raise RunError(f"tap `{name}` of model `{self._owner}`: the module was not called in the forward pass")
-            if len(tensors) == 1 and self._single[name]:
+        for name, modules in self._sites.items():
+            for at in modules:
+                if not self._found[name, at]:
+                    # left out, it would shift the numbers of those after it
+                    raise RunError(
+                        f"tap `{name}` of model `{self._owner}`: the module `{at}` was not called in the forward pass"
+                    )
+            tensors = [tensor for at in modules for tensor in self._found[name, at]]
+            if len(tensors) == 1:
                 signals[f"tap.{name}"] = tensors[0]
             else:
                 signals.update({f"tap.{name}@{i}": tensor for i, tensor in enumerate(tensors)})
@@ -160,7 +216,7 @@ class Taps:
 
     def _clear(self) -> None:
         # fresh lists: the ones handed to a compiled graph must not keep activations alive
-        self._found = {name: [] for name in self._single}
+        self._found = {(name, at): [] for name, modules in self._sites.items() for at in modules}
 
     def remove(self) -> None:
         """Take the hooks off the net again."""
@@ -169,7 +225,32 @@ class Taps:
         self._handles.clear()
 
 
-def resize_to(x: Tensor, size: torch.Size) -> Tensor:
-    """Resize the spatial axes (all after the second) of ``x`` (N, C, ...) to ``size``, linearly, corners not aligned."""
+def _position(module: nn.Module, argument: str, place: str) -> int:
+    """Where a caller that names no arguments puts this one.
+
+    Raises:
+        RunError: ``forward`` takes no such argument.
+    """
+    parameters = inspect.signature(module.forward).parameters
+    named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if argument in named:
+        at = named.index(argument)
+        # behind every positional one, as no position means it
+        return at if parameters[argument].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else len(named)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return len(named)
+    raise RunError(f"{place}: its forward takes {', '.join(named) or 'nothing'}, not `{argument}`")
+
+
+def resize_to(x: Tensor, size: Sequence[int], *, axis: int = 2) -> Tensor:
+    """Resize the axes from ``axis`` on (as many as ``size`` has) linearly, corners not aligned.
+
+    Args:
+        x: (N, C, ...) with ``axis=2``, or (N, T, C) with ``axis=1`` and one size.
+        size: the new size of those axes; one to three of them.
+    """
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-    return nn.functional.interpolate(x, size=tuple(size), mode=mode, align_corners=False)
+    if axis == 1:
+        x = x.transpose(1, 2)
+    resized = nn.functional.interpolate(x, size=tuple(size), mode=mode, align_corners=False)
+    return resized.transpose(1, 2) if axis == 1 else resized

@@ -62,6 +62,7 @@ class TestFind:
             ("loss", "speech.ctc", "no plugin `speech` is installed\n    pip install kdcore-speech"),
             ("loss", "detecton.fgd", "no plugin `detecton` is installed\n    did you mean `detection`?"),
             ("loss", "local.mine", "no plugin file is loaded\n    name it with `--plugin FILE.py`"),
+            ("loss", "kdcore.kl", "the core's names have no prefix: `kdcore.kl`\n    write `kl`"),
             ("figure", "curve", "there is no figure `curve`"),
             ("loss", "", "there is no loss ``"),
             ("loss", ".", "no plugin `` is installed"),

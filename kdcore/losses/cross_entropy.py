@@ -56,7 +56,8 @@ class CrossEntropy(Loss):
         terms = functional.cross_entropy(
             logits, batch["labels"], label_smoothing=self.label_smoothing, axis=self.class_axis
         )
-        return masked_total(terms, {**batch, "mask": _selected(batch)})
+        total, selected = masked_total(terms, batch), _selected(batch)
+        return total if selected is None else Total(total.sum, selected.sum())  # an unlabelled term is 0 already
 
 
 def _selected(batch: Batch) -> Tensor | None:

@@ -99,29 +99,30 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
         )
     log_q = _log_softmax(logits, 1.0, axis)
     if soft:
-        terms = -_mean_under(_upcast(labels), log_q, axis)
+        terms = _mean_under(_upcast(labels), -log_q, axis)
     else:
-        index = torch.where(labels == IGNORE, 0, labels).unsqueeze(axis)
-        terms = -log_q.gather(axis, index.long()).squeeze(axis)
+        terms = _picked(log_q, labels.long(), axis)
     if label_smoothing:
         possible = log_q != -torch.inf
         spread = -log_q.masked_fill(~possible, 0.0).sum(axis) / possible.sum(axis)
         terms = (1.0 - label_smoothing) * terms + label_smoothing * spread
-    return terms if soft else torch.where(labels == IGNORE, 0.0, terms)
+        if not soft:
+            terms = torch.where(labels == IGNORE, 0.0, terms)
+    return terms
 
 
 def squared_error(student: Tensor, teacher: Tensor, *, axis: int = -1) -> Tensor:
-    """``sum_c (s_c - t_c)^2``.
+    """``1/C sum_c (s_c - t_c)^2``.
 
     Raises:
         ValueError: the two signals differ in shape.
     """
     _check_same_shape(student, teacher)
-    return (_upcast(student) - _upcast(teacher)).square().sum(axis)
+    return F.mse_loss(_upcast(student), _upcast(teacher), reduction="none").mean(axis)
 
 
 def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0, axis: int = -1) -> Tensor:
-    """``sum_c d_c^2 / (2 beta)`` where ``d = |s - t| < beta``, else ``d_c - beta / 2``; ``beta`` 0 is the L1 distance.
+    """``1/C sum_c h(|s_c - t_c|)``; ``h(d)`` is ``d^2 / (2 beta)`` below ``beta``, else ``d - beta / 2``; 0 gives L1.
 
     **Paper**: Girshick, Fast R-CNN, 2015 (arXiv 1504.08083), eq. 3, there with ``beta`` 1.
 
@@ -129,7 +130,7 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0, axis: int 
         ValueError: the two signals differ in shape.
     """
     _check_same_shape(student, teacher)
-    return F.smooth_l1_loss(_upcast(student), _upcast(teacher), beta=beta, reduction="none").sum(axis)
+    return F.smooth_l1_loss(_upcast(student), _upcast(teacher), beta=beta, reduction="none").mean(axis)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor, *, axis: int = -1, eps: float = 1e-8) -> Tensor:
@@ -175,9 +176,17 @@ def _log_softmax(logits: Tensor, temperature: float | Tensor, axis: int) -> Tens
     return torch.log_softmax(logits, axis, dtype=dtype)  # with `dtype` the upcast needs no copy on a GPU
 
 
+def _picked(log_q: Tensor, labels: Tensor, axis: int) -> Tensor:
+    """``-log_q`` at the label; 0, with a gradient of 0, where the label is -100. Any other label out of range raises."""
+    if axis == 1 and log_q.ndim > 2:
+        return F.nll_loss(log_q, labels, ignore_index=IGNORE, reduction="none")
+    rows = log_q.movedim(axis, -1).flatten(0, -2)  # no copy where the classes are last
+    return F.nll_loss(rows, labels.flatten(), ignore_index=IGNORE, reduction="none").view(labels.shape)
+
+
 def _mean_under(p: Tensor, log_values: Tensor, axis: int) -> Tensor:
-    """``sum_c p_c v_c``, where 0 times anything is 0, forwards and backwards."""
-    return (p * log_values.masked_fill(p == 0.0, 0.0)).sum(axis)
+    """``sum_c p_c v_c``, where 0 times anything is 0, forwards and backwards. Overwrites ``log_values``."""
+    return log_values.masked_fill_(p == 0.0, 0.0).mul_(p).sum(axis)
 
 
 def _check_same_shape(student: Tensor, teacher: Tensor) -> None:

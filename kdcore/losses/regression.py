@@ -36,8 +36,7 @@ class MSE(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
         s, t = _visible(student, teacher, batch, self.class_axis)
-        terms = functional.squared_error(s, t, axis=self.class_axis)
-        return masked_total(terms / s.shape[self.class_axis], batch)
+        return masked_total(functional.squared_error(s, t, axis=self.class_axis), batch)
 
 
 class SmoothL1(Loss):
@@ -70,8 +69,7 @@ class SmoothL1(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
         s, t = _visible(student, teacher, batch, self.class_axis)
-        terms = functional.smooth_l1(s, t, beta=self.beta, axis=self.class_axis)
-        return masked_total(terms / s.shape[self.class_axis], batch)
+        return masked_total(functional.smooth_l1(s, t, beta=self.beta, axis=self.class_axis), batch)
 
 
 def _visible(student: Signals, teacher: Signals, batch: Batch, axis: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,11 +30,11 @@ def split_arguments(
     problems: list[Problem] = []
     for word in words:
         if _is_file(word):
-            sources.append(Path(word).expanduser())
+            sources.append(_expanded(word))
         elif "=" in word or (word.startswith("~") and PATH.fullmatch(word[1:])):
             overrides.append(word)
         elif Path(word).suffix in (".yaml", ".yml") or "/" in word:
-            sources.append(Path(word))  # there is none: reading it says so, together with all else
+            sources.append(_expanded(word))  # there is none: reading it says so, together with all else
         else:
             known = shipped_recipes() if shipped is None else shipped
             if word in known:
@@ -50,6 +51,10 @@ def split_arguments(
 
 def _is_file(word: str) -> bool:
     try:
-        return Path(word).expanduser().is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, `~nobody`, a NUL
+        return _expanded(word).is_file()
+    except (OSError, ValueError):  # too long, a NUL
         return False
+
+
+def _expanded(word: str) -> Path:
+    return Path(os.path.expanduser(word))  # noqa: PTH111 (pathlib raises for `~nobody`)

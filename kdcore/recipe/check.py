@@ -79,7 +79,7 @@ def check(document: Document, finder: Finder, *, alone: bool = True) -> tuple[Re
         logger,
         requires,
         source=_rewritten(document.source, context.converter.rewritten),
-        files=tuple(str(Path(file).expanduser().absolute()) for file in document.files),
+        files=tuple(str(Path(file).absolute()) for file in document.files),
         overrides=document.overrides,
         warnings=tuple(warnings),
     )

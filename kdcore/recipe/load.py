@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +58,14 @@ def load(sources: Sequence[Path], overrides: Sequence[str] = ()) -> Document:
     warnings: list[Problem] = []
     if not sources:
         raise RecipeError([Problem("no recipe is given", "name a recipe file, or one that is shipped: quickstart")])
-    trees = [read_file(path.expanduser(), str(path), problems) for path in sources]
-    root = Node({}, Mark(str(sources[0]), 1))
+    files = tuple(os.path.expanduser(path) for path in sources)  # noqa: PTH111 (pathlib raises for `~nobody`)
+    trees = [read_file(Path(file), file, problems) for file in files]
+    root = Node({}, Mark(files[0], 1))
     for tree in trees:
         root = root if tree is None else merge_sources(root, tree, warnings)
     if None not in trees:  # an override of what was not read would only seem wrong
         root = apply_overrides(root, overrides, problems, warnings)
     problems = problems or check_interpolations(root)
-    files = tuple(str(path) for path in sources)
     if problems:
         raise RecipeError(in_order(problems, files))
     data, marks = resolve(root)

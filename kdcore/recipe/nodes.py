@@ -71,7 +71,9 @@ class Node:
             return "a mapping"
         if isinstance(self.value, list):
             return "a list"
-        text = self.mark.text or ("empty" if self.value is None else repr(self.value))
+        if self.value is None and not self.mark.text:
+            return "empty"
+        text = self.mark.text or repr(self.value)
         return f"`{text}`" if len(text) <= 80 else f"`{text[:77]}...`"
 
 

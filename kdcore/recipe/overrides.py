@@ -47,8 +47,9 @@ def parse_override(text: str, problems: list[Problem]) -> Override | None:
     mark = Mark(file, 0, value, name)
     if deletes:
         return Override(tuple(name.split(".")), None, mark)
+    before = len(problems)
     node = parse(value, file, problems, path=name, override=True)
-    return None if node is None else Override(tuple(name.split(".")), node, mark)
+    return None if node is None or len(problems) > before else Override(tuple(name.split(".")), node, mark)
 
 
 def apply_overrides(root: Node, texts: Sequence[str], problems: list[Problem], warnings: list[Problem]) -> Node:

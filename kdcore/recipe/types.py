@@ -28,6 +28,13 @@ _WORDS = {
     "tuple": "a list",
     "dict": "a mapping",
 }
+_PLURALS = {
+    "a whole number": "whole numbers",
+    "a number": "numbers",
+    "text": "texts",
+    "a path": "paths",
+    "a mapping": "mappings",
+}
 
 
 class MismatchError(Exception):
@@ -131,10 +138,10 @@ class Converter:
     def _tuple(self, node: Node, items: list[Node], inner: list[ast.expr]) -> tuple[Any, ...]:
         if not inner:
             return tuple(plain(item) for item in items)
-        if isinstance(inner[-1], ast.Constant) and inner[-1].value is ...:
+        if _is_open(inner):
             return tuple(self._convert(item, inner[0]) for item in items)
         if len(items) != len(inner):
-            raise MismatchError(node, f"a list of {len(inner)}")
+            raise MismatchError(node, f"a list of {len(inner)} values")
         return tuple(self._convert(item, wanted) for item, wanted in zip(items, inner, strict=True))
 
     def _as_written(self, node: Node, option: ast.expr) -> Any:
@@ -177,10 +184,13 @@ def describe(annotation: str | ast.expr) -> str:
             words.append("one of " + ", ".join(f"`{choice}`" for choice in _choices(option)))
         elif name in _MAPPINGS:
             words.append("a mapping")
-        elif name in _SEQUENCES or name in _TUPLES:
-            words.append(f"a list of {describe(inner[0])}" if inner else "a list")
+        elif name in _TUPLES and inner and not _is_open(inner):
+            words.append(f"a list of {len(inner)} values")
+        elif (name in _SEQUENCES or name in _TUPLES) and inner:
+            item = describe(inner[0])
+            words.append(f"a list of {_PLURALS.get(item, item)}")
         else:
-            words.append(_WORDS.get(name, name))
+            words.append(_WORDS.get(name, "a list" if name in _SEQUENCES else name))
     return " or ".join(dict.fromkeys(words))
 
 
@@ -242,6 +252,11 @@ def _arguments(option: ast.expr) -> list[ast.expr]:
     if not isinstance(option, ast.Subscript):
         return []
     return option.slice.elts if isinstance(option.slice, ast.Tuple) else [option.slice]
+
+
+def _is_open(inner: list[ast.expr]) -> bool:
+    """``tuple[X, ...]``, of any length."""
+    return isinstance(inner[-1], ast.Constant) and inner[-1].value is ...
 
 
 def _choices(option: ast.expr) -> list[Any]:

@@ -34,12 +34,12 @@ def tvd(student: Tensor, teacher: Tensor, temperature: float = 1.0, axis: int = 
 
 
 def squared_error(student: Tensor, teacher: Tensor, axis: int = -1) -> Tensor:
-    return ((student.double() - teacher.double()) ** 2).sum(axis)
+    return ((student.double() - teacher.double()) ** 2).mean(axis)
 
 
 def smooth_l1(student: Tensor, teacher: Tensor, axis: int = -1, beta: float = 1.0) -> Tensor:
     d = (student.double() - teacher.double()).abs()
-    return torch.where(d < beta, d**2 / (2 * beta) if beta else d, d - beta / 2).sum(axis)
+    return torch.where(d < beta, d**2 / (2 * beta) if beta else d, d - beta / 2).mean(axis)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor, axis: int = -1) -> Tensor:

@@ -86,9 +86,7 @@ def test_a_teacher_with_a_graph_keeps_it_and_one_without_gets_none(
     assert teacher.grad is None
 
 
-def test_inputs_are_left_as_they_were(
-    loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor
-):
+def test_inputs_are_left_as_they_were(loss: Loss, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor):
     before = [x.clone() for x in (student, teacher, labels, mask)]
     run(loss, student, teacher, {"labels": labels, "mask": mask})
     assert all(torch.equal(a, b) for a, b in zip(before, (student, teacher, labels, mask), strict=True))

@@ -114,9 +114,7 @@ EXCLUDED = torch.tensor([False, True, False, False, True, False, False])
 @divergences
 def test_classes_that_both_exclude_might_as_well_not_exist(ours, exact, student: Tensor, teacher: Tensor):
     masked_teacher = teacher.masked_fill(EXCLUDED, -math.inf)
-    value, gradient = value_and_gradient(
-        lambda s: ours(s, masked_teacher), student.masked_fill(EXCLUDED, -math.inf)
-    )
+    value, gradient = value_and_gradient(lambda s: ours(s, masked_teacher), student.masked_fill(EXCLUDED, -math.inf))
     fewer, smaller = value_and_gradient(lambda s: ours(s, teacher[..., ~EXCLUDED]), student[..., ~EXCLUDED])
     torch.testing.assert_close(value, fewer)
     torch.testing.assert_close(gradient[..., ~EXCLUDED], smaller)
@@ -160,9 +158,7 @@ def test_kl_is_infinite_where_the_student_excludes_what_the_teacher_says(student
 @pytest.mark.parametrize("scale", [1.0, 50.0, 1e4])
 def test_jsd_stays_between_zero_and_the_entropy_of_beta(student: Tensor, teacher: Tensor, beta: float, scale: float):
     entropy = -beta * math.log(beta) - (1 - beta) * math.log(1 - beta)
-    value, gradient = value_and_gradient(
-        lambda s: functional.jsd(s, scale * teacher, beta=beta), scale * student
-    )
+    value, gradient = value_and_gradient(lambda s: functional.jsd(s, scale * teacher, beta=beta), scale * student)
     assert value.min().item() >= -1e-7
     assert value.max().item() <= entropy + 1e-6
     assert gradient.isfinite().all()
@@ -176,9 +172,7 @@ def test_jsd_of_nets_without_a_common_class_is_the_entropy_of_beta():
 
 def test_jsd_with_half_is_symmetric_and_otherwise_swaps_beta(student: Tensor, teacher: Tensor):
     torch.testing.assert_close(functional.jsd(student, teacher), functional.jsd(teacher, student))
-    torch.testing.assert_close(
-        functional.jsd(student, teacher, beta=0.2), functional.jsd(teacher, student, beta=0.8)
-    )
+    torch.testing.assert_close(functional.jsd(student, teacher, beta=0.2), functional.jsd(teacher, student, beta=0.8))
     assert not torch.allclose(
         functional.jsd(student, teacher, beta=0.2), functional.jsd(student, teacher, beta=0.8), rtol=1e-2
     )
@@ -316,8 +310,6 @@ def test_kl_compiled_by_inductor_is_the_same(student: Tensor, teacher: Tensor, t
     torch.compiler.reset()
     compiled = torch.compile(functional.kl, fullgraph=True)
     value, gradient = value_and_gradient(lambda s: compiled(s, teacher, temperature=temperature), student)
-    eager, eager_gradient = value_and_gradient(
-        lambda s: functional.kl(s, teacher, temperature=temperature), student
-    )
+    eager, eager_gradient = value_and_gradient(lambda s: functional.kl(s, teacher, temperature=temperature), student)
     torch.testing.assert_close(value, eager, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, eager_gradient, rtol=1e-5, atol=1e-6)

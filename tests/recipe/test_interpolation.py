@@ -107,7 +107,11 @@ def test_a_scalar_is_marked_where_it_is_written_and_a_mapping_where_it_is_used()
     root = tree("lr: 0.1\nstudent:\n  width: 007\nalone: ${student}\nrate: ${lr}\n")
     _, marks = resolve(root)
     assert (marks["alone"].line, marks["alone"].path) == (4, "alone")
-    assert (marks["alone.width"].line, marks["alone.width"].text, marks["alone.width"].path) == (3, "007", "student.width")
+    assert (marks["alone.width"].line, marks["alone.width"].text, marks["alone.width"].path) == (
+        3,
+        "007",
+        "student.width",
+    )
     assert (marks["rate"].line, marks["rate"].text) == (1, "0.1")
 
 

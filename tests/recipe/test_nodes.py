@@ -40,7 +40,9 @@ def test_mappings_merge_deep_and_the_rest_replaces(first: str, second: str, resu
 
 
 def test_another_component_keeps_only_the_core_keys_and_says_what_it_dropped() -> None:
-    first = "s: {use: kl, temperature: 4, side: reverse, weight: 0.5, at: deep, signal: x, teacher: t, schedule: {use: c}}"
+    first = (
+        "s: {use: kl, temperature: 4, side: reverse, weight: 0.5, at: deep, signal: x, teacher: t, schedule: {use: c}}"
+    )
     result, warnings = merged(first, "\ns: {use: mse, side: left}")
     assert result["s"] == {
         "use": "mse",
@@ -65,7 +67,10 @@ def test_the_replaced_slot_of_a_kept_key_follows_the_same_rule() -> None:
 
 @pytest.mark.parametrize(
     "second",
-    ["m: {alone: {width: 4}, student: {width: 16, depth: 3}}", "m: {student: {width: 16, depth: 3}, alone: {width: 4}}"],
+    [
+        "m: {alone: {width: 4}, student: {width: 16, depth: 3}}",
+        "m: {student: {width: 16, depth: 3}, alone: {width: 4}}",
+    ],
 )
 def test_a_mapping_over_an_interpolation_changes_only_that_end_whatever_the_order_of_keys(second: str) -> None:
     result, _ = merged("m:\n  student: {use: net, width: 8}\n  alone: ${m.student}\n", second)
@@ -105,7 +110,8 @@ def test_what_counts_as_an_interpolation_of_a_whole_node(text: object, keys: obj
         ({}, "", "a mapping"),
         ([], "", "a list"),
         (7, "007", "`007`"),
-        (None, "", "`empty`"),
+        (None, "", "empty"),
+        (None, "null", "`null`"),
         ("secret", "${oc.env:TOKEN}", "`${oc.env:TOKEN}`"),
         ("x" * 200, "x" * 200, "`" + "x" * 77 + "...`"),
     ],

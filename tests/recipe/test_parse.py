@@ -86,7 +86,10 @@ def test_anchors_aliases_and_merge_keys_are_fine() -> None:
     ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", "r.yaml:3: a: the key is there twice (first on line 1)\n    keep one of the two"),
-        ("m:\n  a: {x: 1, x: 2}\n", "r.yaml:2: m.a.x: the key is there twice (first on line 2)\n    keep one of the two"),
+        (
+            "m:\n  a: {x: 1, x: 2}\n",
+            "r.yaml:2: m.a.x: the key is there twice (first on line 2)\n    keep one of the two",
+        ),
         ("a:\n\tb: 1\n", "r.yaml:2: a tab is used for indentation\n    YAML wants spaces"),
         ("a:\n  b: 1\n\tc: 2\n", "r.yaml:3: a tab is used for indentation\n    YAML wants spaces"),
         (

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,10 @@ class Code:
         return {}
 
 
+def script_in(message: str) -> str:
+    return "\n".join(line.removeprefix("    ") for line in message.split("\n\n", 1)[1].splitlines())
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
 def test_reads_torch_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"net{suffix}"
@@ -48,19 +50,18 @@ def test_a_file_that_would_run_code_is_not_read_and_the_printed_script_converts_
     message = str(caught.value)
     assert "torch.nn.modules.linear.Linear was not an allowed global" in message
     assert "could run code from the file, so it was not read" in message
-    script = "\n".join(line.removeprefix("    ") for line in message.split("\n\n", 1)[1].splitlines())
-    subprocess.run([sys.executable, "-c", script], check=True)
+    exec(script_in(message), {})
     converted = read_state(tmp_path / "net.safetensors")
     assert set(converted) == {"weight", "bias"}
     assert torch.equal(converted["weight"], model.weight)
 
 
-def test_the_script_takes_a_nested_state_dict_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_takes_a_nested_state_dict_too(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     torch.save({"state_dict": {"w": torch.ones(2)}, "config": Code()}, path)
     with pytest.raises(RunError) as caught:
         read_state(path)
-    exec(str(caught.value).split("\n\n", 1)[1].replace("\n    ", "\n").strip(), {})
+    exec(script_in(str(caught.value)), {})
     assert torch.equal(load_file(tmp_path / "net.safetensors")["w"], torch.ones(2))
 
 

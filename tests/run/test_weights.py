@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -141,7 +140,7 @@ def test_a_run_under_way_is_not_taken_silently(runs: Path) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[str]]]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """A stand-in for huggingface_hub that serves repositories from a folder."""
     repositories: dict[str, list[str]] = {}
 
@@ -158,7 +157,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, l
     module = ModuleType("huggingface_hub")
     module.HfApi, module.hf_hub_download = HfApi, hf_hub_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    yield repositories
+    return repositories
 
 
 @pytest.mark.parametrize(
