@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcore.binding import BoundLoss, reads_of
-GPU = None
+from kdcore.callbacks.gpu import GPU
 from kdcore.cast import Cast
 from kdcore.data.arrays import Columns
 from kdcore.data.loader import Loader
@@ -88,7 +88,7 @@ def by_hand(steps: int) -> float:
     return timed(lambda: trainer.fit(module, batches), steps)
 
 
-def kdcore(steps: int, *, bar: bool = True, gpu: bool = False) -> float:
+def kdcore(steps: int, *, bar: bool = True, gpu: bool = True) -> float:
     teacher, student = nets()
     task = Classify(classes=10)
     cast = Cast(task, {"student": student}, {"teacher": Frozen(teacher)})
@@ -105,7 +105,7 @@ def kdcore(steps: int, *, bar: bool = True, gpu: bool = False) -> float:
         scores={"student": Scores({"accuracy": Accuracy()})},
         teachers=("teacher",),
         optimizer=lambda groups: adamw(groups, lr=1e-3),
-        parameter_groups=lambda _: group_parameters({"student": student}, {}),
+        parameter_groups=lambda: group_parameters({"student": student}, {}),
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,7 +163,11 @@ def main() -> None:
     rows = []
     for _ in range(options.rounds):
         rows.append((plain(options.steps), by_hand(options.steps), kdcore(options.steps)))
-        print("  ".join(f"{name} {value:.3f} ms" for name, value in zip(("plain", "barebones", "kdcore"), rows[-1], strict=True)))
+        print(
+            "  ".join(
+                f"{name} {value:.3f} ms" for name, value in zip(("plain", "barebones", "kdcore"), rows[-1], strict=True)
+            )
+        )
     ratios = [ours / theirs for _, theirs, ours in rows]
     print(f"kdcore / barebones: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
     print(f"kdcore / plain loop: median {statistics.median([ours / floor for floor, _, ours in rows]):.3f}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdcore.cast import evaluating
 from kdcore.errors import RunError
 from kdcore.losses.base import Loss, Total
 from kdcore.recipe.schema import Ref
@@ -38,9 +39,13 @@ class BoundLoss(nn.Module):
         weight: a number or a schedule.
         roles: which model each role is, a tuple where the recipe gives a list.
         reads: what it reads; see :func:`reads_of`.
-        resize: the side that is resized where spatial sizes differ.
+        resize: the side that is resized where spatial sizes differ: all axes from the third on, or the second of
+            (N, T, C) where the task puts classes last.
         projector: makes a module from the student's to the teacher's shape, for a tap with ``project``.
         follows_batch: the batch alone may decide the count: nothing is rebound.
+
+    Raises:
+        RunError: ``resize`` or a projector joins a student and a teacher, and one of them is a list.
     """
 
     def __init__(
@@ -65,6 +70,13 @@ class BoundLoss(nn.Module):
         self.follows_batch = follows_batch
         self.projectors = nn.ModuleDict()
         self._make_projector = projector
+        for key, given in (("resize", resize), ("project", projector)):
+            several = [role for role in ("student", "teacher") if isinstance(self.roles.get(role), tuple)]
+            if given is not None and several:
+                raise RunError(
+                    f"loss `{name}`: `{key}` joins one student and one teacher, and its {several[0]} is a list: "
+                    "give a loss to each"
+                )
 
     @property
     def refs(self) -> set[Ref]:
@@ -81,23 +93,41 @@ class BoundLoss(nn.Module):
         """
         roles = self._gather(signals)
         if self._make_projector is not None:
-            for name, ours in roles["student"].items():
-                theirs = roles.get("teacher", {}).get(name)
-                if theirs is None:
-                    continue
+            ours, theirs = roles["student"], roles.get("teacher", {})
+            for name in sorted(ours.keys() & theirs.keys()):
                 try:
-                    self.projectors[_key(name)] = self._make_projector(ours.shape, theirs.shape)
+                    self.projectors[_key(name)] = self._make_projector(ours[name].shape, theirs[name].shape)
                 except ValueError as error:
                     raise RunError(f"loss `{self.name}`: {error}") from error
-        self.loss.setup(self._bind(signals), facts, lambda role: models(_first(self.roles[role]).model))
+        # an example says nothing about the data: no batch statistics from it
+        with torch.no_grad(), evaluating(self.projectors.values()):
+            example = self._bind(signals)
+        self.loss.setup(example, facts, lambda role: models(self._model(role)))
+
+    def _model(self, role: str) -> str:
+        if role not in self.roles:
+            raise RunError(f"loss `{self.name}` asks for the model of `{role}`; bound: {', '.join(self.roles)}")
+        bound = _refs(self.roles[role])
+        if len(bound) > 1:
+            raise RunError(f"loss `{self.name}` asks for the model of `{role}`, which is a list of {len(bound)}")
+        return bound[0].model
 
     def forward(self, signals: Mapping[Ref, Signals], batch: Batch) -> dict[str, Total]:
-        """The loss's totals under their log names: ``kd``, or ``kd.part`` where it returns several."""
+        """The loss's totals under their log names: ``kd``, or ``kd.part`` where it returns several.
+
+        Raises:
+            RunError: a signal it reads is not there, or it returns something else than its contract says.
+        """
         roles = self._bind(signals)
         student, teacher = roles.pop("student"), roles.pop("teacher", {})
         found = self.loss(student, teacher, batch, **roles)
         if isinstance(found, Total):
             return {self.name: found}
+        if not isinstance(found, dict):
+            raise RunError(
+                f"loss `{self.name}` returned a {type(found).__name__}: a loss returns Total(sum, count), or several "
+                "of them by name"
+            )
         return {f"{self.name}.{part}": total for part, total in found.items()}
 
     def count(self, batch: Batch) -> Tensor | None:
@@ -105,12 +135,13 @@ class BoundLoss(nn.Module):
         return self.loss.count(batch) if self.follows_batch else None
 
     def _gather(self, signals: Mapping[Ref, Signals]) -> dict[str, Any]:
-        roles: dict[str, Any] = {}
+        roles: dict[str, Any] = {"student": {}}
         for read in self.reads:
             bound = self.roles[read.of]
             if isinstance(bound, tuple):
-                into = roles.setdefault(read.role, tuple({} for _ in bound))
-                for mine, ref in zip(into, bound, strict=True):
+                if not roles.get(read.role):
+                    roles[read.role] = tuple({} for _ in bound)
+                for mine, ref in zip(roles[read.role], bound, strict=True):
                     mine[read.name] = self._signal(signals, ref, read.source)
             else:
                 roles.setdefault(read.role, {})[read.name] = self._signal(signals, bound, read.source)
@@ -129,21 +160,25 @@ class BoundLoss(nn.Module):
         for role, bound in roles.items():
             if role != "student" and not self.loss.live:
                 roles[role] = _detached(bound)
-        student, teacher = roles["student"], roles.get("teacher")
-        if self.resize is not None and isinstance(teacher, dict):
-            self._resize(student, teacher)
-        for name, projector in self.projectors.items():
-            student[_name(name)] = projector(student[_name(name)])
+        if self.resize is not None and "teacher" in roles:
+            self._resize(roles["student"], roles["teacher"])
+        for key, projector in self.projectors.items():
+            roles["student"][_name(key)] = _project(projector, roles["student"][_name(key)])
         return roles
 
     def _resize(self, student: Signals, teacher: Signals) -> None:
+        """(N, C, ...) are resized behind the channels; of three axes the task says whether channels are last."""
         for name in student.keys() & teacher.keys():
-            if student[name].ndim < 3 or student[name].shape[2:] == teacher[name].shape[2:]:
+            ours, theirs = student[name], teacher[name]
+            if ours.ndim < 3 or ours.ndim != theirs.ndim:
+                continue
+            axis, end = (1, 2) if ours.ndim == 3 and self.loss.class_axis in (-1, 2) else (2, ours.ndim)
+            if ours.shape[axis:end] == theirs.shape[axis:end]:
                 continue
             if self.resize == "student":
-                student[name] = resize_to(student[name], teacher[name].shape[2:])
+                student[name] = resize_to(ours, theirs.shape[axis:end], axis=axis)
             else:
-                teacher[name] = resize_to(teacher[name], student[name].shape[2:])
+                teacher[name] = resize_to(theirs, ours.shape[axis:end], axis=axis)
 
 
 def reads_of(
@@ -152,9 +187,15 @@ def reads_of(
     """Work out what a loss reads: its ``needs``, rebound by ``at:``/``signal:`` and by ``read:``.
 
     Raises:
-        RunError: ``read:`` binds something that the loss does not read or a role that has no model.
+        RunError: ``at:``, ``signal:`` or ``read:`` binds something that the loss does not read, or a role that has
+            no model.
     """
     needs = sorted(loss.needs)
+    if signal is not None and all(need.partition(".")[2] != loss.signal for need in needs):
+        raise RunError(
+            f"`{signal}` cannot be bound: `at:` and `signal:` replace `{loss.signal}`, and this loss reads "
+            f"{', '.join(needs)}; bind them one by one with `read:`"
+        )
     for key in read:
         if key not in loss.needs:
             raise RunError(f"`read: {{{key}: ...}}` binds nothing: this loss reads {', '.join(needs)}")
@@ -180,8 +221,11 @@ def _refs(bound: Ref | tuple[Ref, ...]) -> tuple[Ref, ...]:
     return bound if isinstance(bound, tuple) else (bound,)
 
 
-def _first(bound: Ref | tuple[Ref, ...]) -> Ref:
-    return _refs(bound)[0]
+def _project(projector: nn.Module, x: Tensor) -> Tensor:
+    # autocast is off in a loss: what it computed in half precision meets the projector's own type
+    weight = next(projector.parameters(), None)
+    projected: Tensor = projector(x if weight is None else x.to(weight.dtype))
+    return projected
 
 
 # a ModuleDict key may hold no dot

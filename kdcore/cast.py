@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -40,7 +40,7 @@ class Cast:
         """The net behind a name.
 
         Raises:
-            RunError: an ensemble has no single net.
+            RunError: an ensemble has no single net, or there is no such model.
         """
         if name in self.trained:
             return self.trained[name]
@@ -52,20 +52,31 @@ class Cast:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
         """Move or cast every teacher."""
-        for holder in self._holders():
+        for holder in self.holders().values():
             holder.apply(function)
 
+    def holders(self) -> dict[str, Frozen]:
+        """Every frozen net, also the copies that follow a model."""
+        following = {name: f.holder for name, f in self.followers.items() if f.holder is not None}
+        return {**self.frozen, **following}
+
     def order(self, wanted: Iterable[Ref]) -> tuple[Ref, ...]:
-        """The runs of a step that give the wanted signals: teachers first, each model and view once."""
-        found: dict[Ref, None] = {}
-        for ref in sorted(set(wanted), key=lambda ref: (self._rank(ref.model), ref.model, ref.view or "")):
-            for member in self.ensembles[ref.model].of if ref.model in self.ensembles else ():
-                found.setdefault(Ref(member, ref.view))
-            found.setdefault(ref)
-        return tuple(sorted(found, key=lambda ref: self._rank(ref.model)))
+        """The runs of a step that give the wanted signals, each model and view once.
+
+        Teachers first, then their ensembles, then the models being trained, then ensembles of those.
+        """
+        refs = set(wanted)
+        for ref in tuple(refs):
+            if ref.model in self.ensembles:
+                refs.update(Ref(member, ref.view) for member in self.ensembles[ref.model].of)
+        return tuple(sorted(refs, key=lambda ref: (self._rank(ref.model), ref.model, ref.view or "")))
 
     def run(self, order: tuple[Ref, ...], batch: Batch, teacher_timer: Timer | None = None) -> dict[Ref, Signals]:
-        """Run the models in this order; ``others`` of a later one are the signals of the teachers before it."""
+        """Run the models in this order; ``others`` of a later one are the signals of the teachers before it.
+
+        Raises:
+            RunError: the batch has no such view, or a tap found nothing.
+        """
         signals: dict[Ref, Signals] = {}
         others: dict[str, Signals] = {}
         for ref in order:
@@ -83,7 +94,10 @@ class Cast:
 
     def _signals(self, ref: Ref, batch: Batch, others: Mapping[str, Signals]) -> Signals:
         model = self.module(ref.model)
-        seen = select_view(batch, ref.view)
+        try:
+            seen = select_view(batch, ref.view)
+        except KeyError as error:
+            raise RunError(f"model `{ref.model}` is to see the view `{ref.view}`: {error.args[0]}") from error
         grad = torch.is_grad_enabled() and (ref.model in self.trained or ref.model in self.live)
         # no_grad, not inference_mode: a teacher's outputs are saved for the student's backward
         with torch.set_grad_enabled(grad):
@@ -95,7 +109,20 @@ class Cast:
             return {**signals, **taps.take()}
 
     def _rank(self, name: str) -> int:
-        return 2 if name in self.trained else 1 if name in self.ensembles else 0
+        if name not in self.ensembles:
+            return 2 if name in self.trained else 0
+        return 3 if any(member in self.trained for member in self.ensembles[name].of) else 1
 
-    def _holders(self) -> list[Frozen]:
-        return [*self.frozen.values(), *(f.holder for f in self.followers.values() if f.holder is not None)]
+
+@contextmanager
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Eval mode for the time being; then each module, however deep, is in the mode it was in."""
+    roots = list(modules)
+    before = [(module, module.training) for root in roots for module in root.modules()]
+    for root in roots:
+        root.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

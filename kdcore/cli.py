@@ -47,21 +47,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kdcore", description="Knowledge-distillation recipes on Lightning.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    def add(name: str, verb: Callable[[argparse.Namespace], int], text: str, *, recipe: bool) -> argparse.ArgumentParser:
+    def add(
+        name: str, verb: Callable[[argparse.Namespace], int], text: str, *, recipe: bool
+    ) -> argparse.ArgumentParser:
         own = verbs.add_parser(name, help=text, description=text)
         own.set_defaults(verb=verb)
         own.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE",
                          help="load a file of your own; its components are named `local.*`")  # fmt: skip
         if recipe:
             own.add_argument("words", nargs="+", metavar="RECIPE", help=RECIPES)
-            own.add_argument("--no-alone", action="store_true", help="skip the default stage that trains the student alone")
+            own.add_argument(
+                "--no-alone", action="store_true", help="skip the default stage that trains the student alone"
+            )
             own.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
         return own
 
     fit = add("fit", _fit, "run a recipe and write a report", recipe=True)
     fit.add_argument("--seeds", type=_positive, default=1, metavar="N", help="run N seeds, from the recipe's on")
     fit.add_argument("--stage", metavar="NAME", help="run one stage only")
-    fit.add_argument("--no-probe", action="store_true", help="skip the checks of teachers and losses before the first step")
+    fit.add_argument(
+        "--no-probe", action="store_true", help="skip the checks of teachers and losses before the first step"
+    )
     fit.add_argument("--fresh", action="store_true", help="reuse no finished stage and resume no run")
     add("validate", _validate, "score the models of a finished recipe on the validation set", recipe=True)
     add("test", _test, "score the models of a finished recipe on the test set", recipe=True)
@@ -70,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--stage", metavar="NAME", help="which stage (default: the last)")
     export = add("export", _export, "write a trained student as it is shipped", recipe=True)
     export.add_argument("--model", help="which model (default: what the last stage trained)")
-    export.add_argument("--format", action="append", metavar="NAME", help="safetensors, onnx, torch or a plugin's (default: safetensors)")
+    export.add_argument(
+        "--format",
+        action="append",
+        metavar="NAME",
+        help="safetensors, onnx, torch or a plugin's (default: safetensors)",
+    )
     export.add_argument("--to", type=Path, default=Path("export"), metavar="DIR", help="where to (default: export)")
     plugins = add("plugins", _plugins, "list plugins and their components", recipe=False)
     plugins.add_argument("--json", action="store_true", help="for machines")

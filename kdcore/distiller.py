@@ -37,7 +37,7 @@ class Distiller(pl.LightningModule):
         teachers: the stage's teachers by name; metrics compare a student with the first.
         prepare: components ``(batch, models) -> batch`` run on the device before the task's own ``prepare``.
         optimizer: makes the optimizer from parameter groups.
-        groups: parameter pattern -> settings that differ there.
+        parameter_groups: gives the parameters that learn, in groups.
         schedule: multiplies the learning rate.
         always_eval: modules of trained models that stay in eval mode (frozen parts).
     """
@@ -51,7 +51,7 @@ class Distiller(pl.LightningModule):
         scores: Mapping[str, Scores],
         teachers: tuple[str, ...],
         optimizer: MakeOptimizer,
-        parameter_groups: Callable[[nn.Module], list[dict[str, Any]]],
+        parameter_groups: Callable[[], list[dict[str, Any]]],
         prepare: list[nn.Module] | None = None,
         schedule: Schedule | None = None,
         always_eval: list[nn.Module] | None = None,
@@ -79,6 +79,7 @@ class Distiller(pl.LightningModule):
         self._names: tuple[str, ...] = ()
         self._steps = 0
         self._total_steps = 1
+        self._log_every = 1
         self._resumed_rng: dict[str, Any] | None = None
         self.latest: dict[str, dict[str, float]] = {}
         self.teacher_timer: Any = None
@@ -97,7 +98,7 @@ class Distiller(pl.LightningModule):
     # ---- where everything lives
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.cast.apply(fn)
         return self
 
@@ -168,7 +169,7 @@ class Distiller(pl.LightningModule):
             return
         for follower in self.cast.followers.values():
             follower.after_step(self.cast.module(follower.of))
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % self._log_every == 0:
             self._emit(self._flush())
 
     def on_train_epoch_end(self) -> None:
@@ -245,12 +246,15 @@ class Distiller(pl.LightningModule):
     # ---- optimizer, start, checkpoint
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        self._log_every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        optimizer = self._make_optimizer(self._parameter_groups(nn.ModuleList([self.students, self.losses])))
+        optimizer = self._make_optimizer(self._parameter_groups())
         if self._schedule is None:
             return {"optimizer": optimizer}  # type: ignore[typeddict-item]
         schedule, total = self._schedule, self._total_steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(Progress(min(1.0, step / total))))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: float(schedule(Progress(min(1.0, step / total))))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -281,7 +285,13 @@ def _get_rng() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            name,
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdcore.cast import Cast
+from kdcore.cast import Cast, evaluating
+from kdcore.errors import RunError
 from kdcore.recipe.schema import Ref
 from kdcore.scores import Scores, to_device
 from kdcore.signals import Batch
-
-ScoreSample = Callable[..., Tensor]
 
 
 @torch.no_grad()
@@ -37,17 +36,20 @@ def evaluate(
 
     Returns:
         The metrics by model, and each model's per-sample scores where asked for and offered.
+
+    Raises:
+        RunError: there is no batch.
     """
     taught_by = teachers or {}
     for module in (*cast.trained.values(), *scores.values()):
         module.to(device)
     cast.apply(lambda tensor: tensor.to(device))
-    training = {name: module.training for name, module in cast.trained.items()}
     order = cast.order({Ref(name) for model in scores for name in (model, *taught_by.get(model, ()))})
     collected: dict[str, list[Tensor]] = {}
-    _eval_mode(cast.trained.values())
-    try:
+    seen = False
+    with evaluating(cast.trained.values()):
         for cpu_batch in batches:
+            seen = True
             batch: Batch = to_device(cpu_batch, device)
             signals = cast.run(order, batch)
             for model, own in scores.items():
@@ -57,13 +59,9 @@ def evaluate(
                     values = own.per_sample(per_sample, cast.task, signals[Ref(model)], others, batch)
                     if values is not None:
                         collected.setdefault(model, []).append(values.cpu())
-    finally:
-        for name, module in cast.trained.items():
-            module.train(training[name])
+    if not seen:
+        raise RunError(
+            f"there is no sample to score {', '.join(f'`{name}`' for name in scores)} on: the split is empty"
+        )
     metrics = {model: own.compute() for model, own in scores.items()}
     return metrics, {model: torch.cat(parts) for model, parts in collected.items()}
-
-
-def _eval_mode(modules: Iterable[nn.Module]) -> None:
-    for module in modules:
-        module.eval()

@@ -85,6 +85,10 @@ class Plugins:
         """The installed plugins, sorted by name, without importing any."""
         return tuple(self._installed.values())
 
+    def needed(self) -> tuple[PluginInfo, ...]:
+        """The installed plugins that a recipe named or required so far, sorted by name."""
+        return tuple(plugin.info for name, plugin in sorted(self._loaded.items()) if plugin.needed)
+
     def shipped_recipes(self) -> dict[str, Path]:
         """Recipes that come with the core (``quickstart``) and with the allowed plugins (``detection.name``)."""
         return discovery.shipped_recipes(info for info in self.discover() if self._allows(info.name))

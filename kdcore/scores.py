@@ -30,36 +30,48 @@ class Scores(nn.Module):
         return any(takes(metric) == "student_teacher" for metric in self.metrics.values())
 
     def update(self, task: Task, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> None:
-        """Add one batch."""
+        """Add one batch.
+
+        Raises:
+            RunError: a metric takes something that the task does not observe in this batch.
+        """
         observed = task.observe(student, teachers, batch)
         for name, metric in self.metrics.items():
             if takes(metric) in observed:
                 cast(Metric, metric).update(*observed[takes(metric)])
             elif takes(metric) != "student_teacher":
                 raise RunError(
-                    f"metric `{name}` takes `{takes(metric)}`, the task observes {', '.join(sorted(observed))}"
+                    f"metric `{name}` takes `{takes(metric)}`, and of this batch the task observes "
+                    f"{', '.join(sorted(observed)) or 'nothing'}: are there labels in this split?"
                 )
 
     def compute(self) -> dict[str, float]:
-        """The value of every metric that has seen data (reads the device), then start again."""
+        """The value of every metric that has seen data (reads the device), then start again.
+
+        Raises:
+            RunError: a metric gives something else than one number.
+        """
         values = {
             name: cast(Metric, metric).compute()
             for name, metric in self.metrics.items()
             if cast(Metric, metric).update_called
         }
         self.reset()
-        return {name: float(value) for name, value in values.items() if isinstance(value, Tensor)}
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                kind = f"{tuple(value.shape)} values" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise RunError(f"metric `{name}` gives {kind}; a metric gives one number, so make one for each")
+        return {name: float(value) for name, value in values.items()}
 
     def per_sample(
         self, name: str, task: Task, student: Signals, teachers: Mapping[str, Signals], batch: Batch
     ) -> Tensor | None:
         """One value for each sample, where the metric of this name offers ``scores``."""
-        metric = self.metrics[name] if name in self.metrics else None
-        observed = task.observe(student, teachers, batch)
-        if not isinstance(metric, Metric) or not hasattr(metric, "scores") or takes(metric) not in observed:
+        scores = getattr(self.metrics[name], "scores", None) if name in self.metrics else None
+        if scores is None:
             return None
-        values: Tensor = metric.scores(*observed[takes(metric)])
-        return values
+        observed, taken = task.observe(student, teachers, batch), takes(self.metrics[name])
+        return cast(Tensor, scores(*observed[taken])) if taken in observed else None
 
     def reset(self) -> None:
         """Forget everything."""

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -51,10 +50,12 @@ class TapPath:
             RunError: none matches; the message suggests a close name.
         """
         modules = dict(model.named_modules(remove_duplicate=False))
-        found = {modules[name]: name for name in reversed(select(list(modules), self.module))}
+        found: dict[nn.Module, str] = {}
+        for name in select(modules, self.module):
+            found.setdefault(modules[name], name)
         if not found:
             raise RunError(f"model `{owner}` has no module `{self.module}`: {suggest(self.module, modules)}")
-        return list(reversed(found.values()))
+        return list(found.values())
 
     def pick(self, value: Any, place: str) -> Tensor:
         """Follow ``items`` into an output and insist on a tensor.
@@ -156,7 +157,7 @@ class Taps:
         place = f"tap `{name}` of model `{self._owner}` (the {'input' if path.is_input else 'output'} of `{at}`)"
         site = (name, at)
 
-        def keep_output(module: nn.Module, args: Any, output: Any) -> None:
+        def keep_output(_module: nn.Module, _args: Any, output: Any) -> None:
             if self._armed:
                 self._found[site].append(path.pick(output, place))
 
@@ -165,7 +166,7 @@ class Taps:
             return
         argument, position = path.argument, 0 if path.argument is None else _position(module, path.argument, place)
 
-        def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def keep_input(_module: nn.Module, args: Any, kwargs: Any) -> None:
             if not self._armed:
                 return
             given = args if argument is not None else (*args, *kwargs.values())

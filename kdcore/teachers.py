@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kdcore.errors import RunError
 from kdcore.signals import Signals
 
 
@@ -27,9 +28,12 @@ class Frozen:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
         """Move or cast it as its holder is moved or cast; a dtype that the recipe gave is kept."""
-        self.module._apply(function)
-        if self._dtype is not None:
-            self.module.to(self._dtype)
+
+        def move(tensor: Tensor) -> Tensor:
+            # not cast there and back, which would round every weight
+            return tensor.to(function(tensor.new_empty(0)).device)
+
+        self.module._apply(function if self._dtype is None else move)  # type: ignore[no-untyped-call]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Frozen:
         return self
@@ -39,24 +43,36 @@ class Frozen:
 class Ensemble:
     """Several teachers that speak as one: each signal that all of them give is averaged.
 
-    ``logits`` are averaged as probabilities where ``average`` says so: log of the mean softmax.
+    ``logits`` are averaged as probabilities where ``average`` says so: log of the mean softmax. Integers
+    (``<name>.lengths``) say how the others are laid out and are the first member's.
     """
 
     of: tuple[str, ...]
     average: Literal["logits", "probabilities"] = "probabilities"
 
     def combine(self, members: Sequence[Signals], class_axis: int) -> Signals:
-        """One signal for each name that every member has."""
+        """One signal for each name that every member has.
+
+        Raises:
+            RunError: the members give a signal in different shapes.
+        """
         shared = set(members[0]).intersection(*members[1:])
-        combined: Signals = {}
-        for name in sorted(shared):
-            stacked = torch.stack([member[name] for member in members])
-            if name == "logits" and self.average == "probabilities":
-                axis = class_axis + 1 if class_axis >= 0 else class_axis
-                combined[name] = stacked.float().log_softmax(axis).logsumexp(0) - math.log(len(members))
-            else:
-                combined[name] = stacked.mean(0)
-        return combined
+        return {name: self._average(name, [member[name] for member in members], class_axis) for name in sorted(shared)}
+
+    def _average(self, name: str, tensors: list[Tensor], class_axis: int) -> Tensor:
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if len(set(shapes)) > 1:
+            given = ", ".join(f"{shape} by `{member}`" for member, shape in zip(self.of, shapes, strict=True))
+            raise RunError(f"an ensemble averages signals of one shape, and `{name}` is given as {given}")
+        if not tensors[0].is_floating_point():
+            return tensors[0]
+        # members may compute in different types; probabilities need float32 at least
+        wide = torch.promote_types(tensors[0].dtype, torch.float32)
+        stacked = torch.stack([tensor.to(wide) for tensor in tensors])
+        if name == "logits" and self.average == "probabilities":
+            axis = class_axis + 1 if class_axis >= 0 else class_axis
+            return stacked.log_softmax(axis).logsumexp(0) - math.log(len(tensors))
+        return stacked.mean(0)
 
 
 @dataclass
@@ -65,7 +81,7 @@ class Follower:
 
     Args:
         of: the model it follows.
-        decay: weight of the past in the moving average; ``None`` for plain copies at the start of each epoch.
+        decay: weight of the past in the moving average; ``None`` for plain copies at the end of each epoch.
     """
 
     of: str
@@ -78,8 +94,16 @@ class Follower:
 
     @property
     def module(self) -> nn.Module:
+        """The copy.
+
+        Raises:
+            RunError: there is none yet.
+        """
         if self.holder is None:
-            raise RuntimeError(f"the follower of `{self.of}` has not been started")
+            raise RunError(
+                f"a teacher follows `{self.of}`, which no stage has trained so far: use it in a stage with "
+                f"`train: {self.of}`, or after one"
+            )
         return self.holder.module
 
     @torch.no_grad()
@@ -87,8 +111,8 @@ class Follower:
         """Move the average a step: ``average = decay * average + (1 - decay) * live``; buffers are copied."""
         if self.decay is None:
             return
-        averages, values = list(self.module.parameters()), [p.detach() for p in live.parameters()]
-        torch._foreach_lerp_(averages, values, 1.0 - self.decay)
+        averages = [p.detach() for p in self.module.parameters()]
+        torch._foreach_lerp_(averages, [p.detach() for p in live.parameters()], 1.0 - self.decay)
         self._copy_buffers(live)
 
     @torch.no_grad()
@@ -126,7 +150,7 @@ def ema(*, of: str, decay: float = 0.999) -> Follower:
     return Follower(of, decay)
 
 
-def snapshot(*, of: str, every: Literal["epoch"] = "epoch") -> Follower:
+def snapshot(*, of: str, every: Literal["epoch"] = "epoch") -> Follower:  # noqa: ARG001 - the one there is, spelt out
     """A teacher that is the model being trained as it was at the end of the last epoch.
 
     **Paper**: Kim et al., PS-KD, 2021 (arXiv 2006.12000), section 3.2.

@@ -67,11 +67,13 @@ class Windowed:
         return self._loader.batch_sampler
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = self._loader.state_dict()
-        return state
+        """That of the loader below; empty where it has none."""
+        return dict(self._loader.state_dict()) if hasattr(self._loader, "state_dict") else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._loader.load_state_dict(dict(state))
+        """Hand it to the loader below."""
+        if state:
+            self._loader.load_state_dict(dict(state))
 
 
 class StageData(pl.LightningDataModule):

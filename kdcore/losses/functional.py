@@ -98,10 +98,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
             f"{tuple(logits.shape)} with classes at axis {axis} take {tuple(expected)}"
         )
     log_q = _log_softmax(logits, 1.0, axis)
-    if soft:
-        terms = _mean_under(_upcast(labels), -log_q, axis)
-    else:
-        terms = _picked(log_q, labels.long(), axis)
+    terms = _mean_under(_upcast(labels), -log_q, axis) if soft else _picked(log_q, labels.long(), axis)
     if label_smoothing:
         possible = log_q != -torch.inf
         spread = -log_q.masked_fill(~possible, 0.0).sum(axis) / possible.sum(axis)
@@ -177,8 +174,8 @@ def _log_softmax(logits: Tensor, temperature: float | Tensor, axis: int) -> Tens
 
 
 def _picked(log_q: Tensor, labels: Tensor, axis: int) -> Tensor:
-    """``-log_q`` at the label; 0, with a gradient of 0, where the label is -100. Any other label out of range raises."""
-    if axis == 1 and log_q.ndim > 2:
+    """``-log_q`` at the label; 0, with a gradient of 0, where the label is -100; no other label is out of range."""
+    if axis % log_q.ndim == 1:
         return F.nll_loss(log_q, labels, ignore_index=IGNORE, reduction="none")
     rows = log_q.movedim(axis, -1).flatten(0, -2)  # no copy where the classes are last
     return F.nll_loss(rows, labels.flatten(), ignore_index=IGNORE, reduction="none").view(labels.shape)

@@ -14,6 +14,7 @@ from kdcore.errors import PluginError, Problem, RecipeError
 from kdcore.hookspecs import Kind
 from kdcore.recipe.context import Context
 from kdcore.recipe.context import Finder as Finder
+from kdcore.recipe.interpolation import environment_values
 from kdcore.recipe.load import Document, in_order, load
 from kdcore.recipe.models import read_models
 from kdcore.recipe.nodes import Node
@@ -50,7 +51,7 @@ def read(sources: Sequence[Path], overrides: Sequence[str], finder: Finder, *, a
 
 def check(document: Document, finder: Finder, *, alone: bool = True) -> tuple[Recipe | None, list[Problem]]:
     """The recipe, or ``None`` when anything is wrong; and all problems and warnings, by file and line."""
-    context = Context(finder)
+    context = Context(finder, secrets=environment_values(mark.text for mark in document.marks.values()))
     root = _without_code(context, document.tree())
     context.facts = _facts(finder, root)
     context.known_keys(root, KEYS, "a recipe")

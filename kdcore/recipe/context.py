@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
@@ -32,6 +32,7 @@ class Context:
 
     Attributes:
         facts: names that the tasks and data of the recipe fill in where a parameter has none.
+        secrets: values from the environment -> how the recipe names them; only the latter is ever printed.
         problems: what was found wrong so far.
         warnings: what was dropped where a stage changes a component.
         converter: gives values the type that an annotation asks for.
@@ -39,6 +40,7 @@ class Context:
 
     finder: Finder
     facts: frozenset[str] = frozenset()
+    secrets: Mapping[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     converter: Converter = field(default_factory=Converter)
@@ -49,7 +51,13 @@ class Context:
     def error(self, node: Node, message: str, hint: str = "") -> None:
         """Something is wrong with the value of this node."""
         mark = node.mark
-        self.problems.append(Problem(message, hint, mark.path, mark.file, mark.line))
+        self.problems.append(Problem(self._printable(message), self._printable(hint), mark.path, mark.file, mark.line))
+
+    def _printable(self, message: str) -> str:
+        for value, name in self.secrets.items():
+            # a short value such as `4` is replaced only where it is quoted, or it would be found in other words
+            message = message.replace(value, name) if len(value) > 3 else message.replace(f"`{value}`", f"`{name}`")
+        return message
 
     # ---- values
 
@@ -105,9 +113,9 @@ class Context:
         use = node.items.get("use")
         if not isinstance(node.value, dict):
             hint = f"write {{use: {node.value}}}" if isinstance(node.value, str) and not node.mark.interpolated else ""
-            self.error(node, f"is {node.show()}, but must be a mapping that names a {kind}", hint)
+            self.error(node, f"is {node.show()}, but must be a mapping such as {{use: NAME}}", hint)
         elif use is None:
-            self.error(node, f"names no {kind}", "add `use: NAME`")
+            self.error(node, f"does not say which {kind}", "add `use: NAME`")
         elif (name := self.convert(use, "str")) is not None:
             found = self.finder.find(kind, name)
             if not isinstance(found, Problem):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,12 @@ def copy_here(root: Node, node: Node) -> Node:
     """
     end = follow(root, node)
     return end if end is node else Node(end.value, replace(node.mark, text=end.mark.text))
+
+
+def environment_values(texts: Iterable[str]) -> dict[str, str]:
+    """What the environment variables named in these texts hold -> how a recipe names them."""
+    found = {match["name"] for text in texts for match in _ENV.finditer(text)}
+    return {os.environ[name]: f"${{oc.env:{name}}}" for name in sorted(found) if os.environ.get(name)}
 
 
 def check_interpolations(root: Node) -> list[Problem]:

@@ -61,8 +61,10 @@ def read_taps(context: Context, nodes: Mapping[str, Node], roles: Roles) -> dict
             if key not in (*roles.models, "student", "teacher"):
                 known = [*roles.models, "student", "teacher", "project"]
                 context.error(child, f"`{key}` is no model", did_you_mean(key, known))
-            path = context.convert(child, "str", "")
-            if not path.strip() and child.value is not None:
+            path = context.convert(child, "str")
+            if path is None:
+                continue
+            if not path.strip():
                 context.error(child, "is empty, but must be the path of a layer", "`kdcore inspect` lists them")
             paths |= dict.fromkeys(roles.standing_for(key), path)
         taps[name] = Tap(name, f"taps.{name}", paths, _project(context, node.items.get("project"), f"taps.{name}"))
@@ -139,8 +141,8 @@ def _signal(context: Context, node: Node, roles: Roles) -> str | None:
 
 def _check_tap(context: Context, node: Node, name: str, roles: Roles) -> None:
     if name.partition("@")[0] not in roles.taps:
-        hint = did_you_mean(name, roles.taps) or f"add it: taps: {{{name}: {{student: PATH, teacher: PATH}}}}"
-        context.error(node, f"there is no tap `{name}`", hint)
+        hint = did_you_mean(name, roles.taps) or "add it: taps: {NAME: {student: PATH, teacher: PATH}}"
+        context.error(node, f"{node.show()} names no tap", hint)
 
 
 def _read(context: Context, node: Node, component: Component, known: tuple[str, ...]) -> dict[str, str]:
@@ -153,10 +155,9 @@ def _read(context: Context, node: Node, component: Component, known: tuple[str, 
         if key not in needs:
             context.error(child, f"loss `{component.name}` does not read `{key}`", did_you_mean(key, needs))
         if not _SIGNAL.fullmatch(source):
-            context.error(child, f"`{source}` is no signal of a role", "write role.signal, such as student.logits")
-        elif source.partition(".")[0] not in known:
-            role = source.partition(".")[0]
-            context.error(child, f"loss `{component.name}` has no role `{role}`", did_you_mean(role, known))
+            context.error(child, f"{child.show()} is no signal of a role", "write role.signal, such as student.logits")
+        elif (role := source.partition(".")[0]) not in known:
+            context.error(child, f"{child.show()} is of no role of loss `{component.name}`", did_you_mean(role, known))
     return pairs
 
 
@@ -169,7 +170,7 @@ def _refs(context: Context, node: Node, roles: Roles) -> Ref | tuple[Ref, ...]:
         if at and not NAME.fullmatch(view):
             context.error(child, f"{child.show()} names no view after the @", "write model@view")
         if not stands_for and name not in ("student", "teacher"):
-            context.error(child, f"there is no model `{name}`", did_you_mean(name, roles.models))
+            context.error(child, f"{child.show()} names no model", did_you_mean(name, roles.models))
         refs += [Ref(model, view or None) for model in (stands_for[:1] or (name,))]
     if not refs and not isinstance(node.value, list):
         context.error(node, f"is {node.show()}, but must name a model")

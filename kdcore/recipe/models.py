@@ -94,7 +94,8 @@ def _weights(context: Context, node: Node | None) -> str | None:
     if separator and scheme != "file":
         found = context.finder.find("weights", scheme)
         if isinstance(found, Problem):
-            context.error(node, f"{node.show()}: {found.message}", found.hint)
+            why = "the environment names a scheme that nobody reads" if node.mark.interpolated else found.message
+            context.error(node, f"{node.show()}: {why}", found.hint)
         return text
     address = f"file://{absolute(rest if separator else text, node.mark.folder)}"
     if not node.mark.interpolated:

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdcore.recipe.nodes import Node, plain
+from kdcore.recipe.nodes import Node, Scalar, plain
 from kdcore.recipe.parse import parse
 
 _SEQUENCES: dict[str, type] = {"list": list, "List": list, "Sequence": list, "Iterable": list}
@@ -149,7 +149,7 @@ class Converter:
         text = node.mark.text
         if isinstance(node.value, str | dict | list) or not text or node.mark.interpolated:
             raise MismatchError(node, describe(option))
-        value = self._exactly(replace(node, value=text), option)
+        value = self._instead(node, text, option)
         self.rewritten[node.mark.path] = str(value)
         return value
 
@@ -160,7 +160,13 @@ class Converter:
         read = parse(node.value, "", [])
         if read is None or isinstance(read.value, dict | list):
             raise MismatchError(node, describe(option))
-        return self._exactly(Node(read.value, node.mark), option)
+        return self._instead(node, read.value, option)
+
+    def _instead(self, node: Node, value: Scalar, option: ast.expr) -> Any:
+        try:
+            return self._exactly(replace(node, value=value), option)
+        except MismatchError:
+            raise MismatchError(node, describe(option)) from None
 
     def _path(self, node: Node, text: str) -> Path:
         path = absolute(text, node.mark.folder)

@@ -31,6 +31,7 @@ from kdcore.teachers import Follower
 FOLDER = "KDCORE_RUN_FOLDER"
 """Environment variable that tells the other ranks which folder the first one made."""
 
+
 @dataclass
 class Fit:
     """Runs a recipe.
@@ -150,7 +151,9 @@ class Fit:
         names = tuple(
             name
             for name in self._models()
-            if not isinstance(run.builder.model(name, run.builder.task(last.task, run.builder.data(last.data)).facts), Follower)
+            if not isinstance(
+                run.builder.model(name, run.builder.task(last.task, run.builder.data(last.data)).facts), Follower
+            )
         )
         data: Data = run.builder.data(last.data)
         data.trainer = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 import yaml
 
@@ -22,11 +22,7 @@ RUN_FILE, STAGE_FILE, REPORT_FILE = "run.yaml", "stage.json", "report.json"
 
 
 class RunFolder:
-    """``runs/<name>/<time>-<4 hex>/``, held by one process while it runs.
-
-    Raises:
-        RunError: another process is running in this folder.
-    """
+    """``runs/<name>/<time>-<4 hex>/``, held by one process while it runs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,14 +30,27 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, name: str) -> RunFolder:
-        """A new folder that nobody else has."""
-        while True:
-            path = runs / name / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-            try:
-                path.mkdir(parents=True, exist_ok=False)
-            except FileExistsError:
-                continue
-            return cls(path)
+        """A new folder that nobody else has. The digits after the time are the fraction of the second, so names sort.
+
+        Raises:
+            RunError: nothing can be made there.
+        """
+        root = runs / name
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            while True:
+                now = time.time()
+                second = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+                path = root / f"{second}-{int(now % 1 * 0x10000):04x}"
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                return cls(path)
+        except OSError as error:
+            raise RunError(
+                f"no run folder can be made in {root}: {error.strerror}; choose another place with --runs DIR"
+            ) from error
 
     @property
     def finished(self) -> bool:
@@ -49,14 +58,30 @@ class RunFolder:
         return (self.path / REPORT_FILE).is_file()
 
     def lock(self) -> bool:
-        """Hold the folder; ``False`` where another process does. The system lets go when the process ends."""
-        file = (self.path / ".lock").open("w")
+        """Hold the folder; ``False`` where another process does, or another user owns it.
+
+        The system lets go when the process ends, however it ends.
+
+        Raises:
+            RunError: the file system knows no locks.
+        """
+        try:
+            file = (self.path / ".lock").open("w")
+        except PermissionError:
+            return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.close()
             return False
+        except OSError as error:
+            file.close()
+            raise RunError(
+                f"{self.path} cannot be locked ({error.strerror}), so two runs could write into it: "
+                "choose a place on another file system with --runs DIR"
+            ) from error
         self._lock = file
+        _held.add(self)
         return True
 
     def release(self) -> None:
@@ -72,9 +97,11 @@ class RunFolder:
         return path
 
     def read(self) -> dict[str, Any]:
-        """``run.yaml``, or nothing where it is not there."""
-        file = self.path / RUN_FILE
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        """``run.yaml``, or nothing where it is missing or broken."""
+        try:
+            loaded = yaml.safe_load((self.path / RUN_FILE).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
         return loaded if isinstance(loaded, dict) else {}
 
     def write(self, content: dict[str, Any]) -> None:
@@ -82,54 +109,86 @@ class RunFolder:
         write_atomically(self.path / RUN_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
+_held: WeakSet[RunFolder] = WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """A forked worker shares the lock, and would hold it for some seconds after its parent was killed."""
+    for folder in list(_held):
+        folder.release()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
 def open_folder(runs: Path, name: str, identity: str, *, fresh: bool) -> tuple[RunFolder, bool]:
     """The newest unfinished run of this identity, held; else a new folder.
 
     Returns:
         The folder, and whether it is being resumed.
+
+    Raises:
+        RunError: no folder can be made or locked there.
     """
-    if not fresh:
-        for folder in _folders(runs, name):
-            if not folder.finished and folder.read().get("identity") == identity and folder.lock():
+    for folder in () if fresh else _folders(runs, name):
+        if not folder.finished and folder.read().get("identity") == identity and folder.lock():
+            if not folder.finished:  # it may have been finished just before it was let go
                 return folder, True
+            folder.release()
     folder = RunFolder.create(runs, name)
-    if not folder.lock():
-        raise RunError(f"{folder.path} was taken by another process as it was made: run the command again")
+    folder.lock()
     return folder, False
 
 
 def find_stage(runs: Path, name: str, stage: str, identity: str) -> Path | None:
     """The newest finished stage of this identity under ``runs/<name>/``."""
     for folder in _folders(runs, name):
-        for candidate in (folder.path / stage, *sorted(folder.path.glob(f"seed-*/{stage}"))):
-            found = read_json(candidate / STAGE_FILE)
+        for place in (folder.path, *sorted(folder.path.glob("seed-*"))):
+            found = read_json(place / stage / STAGE_FILE)
             if found is not None and found.get("identity") == identity:
-                return candidate
+                return place / stage
     return None
 
 
 def adopt(source: Path, target: Path) -> None:
-    """Make a finished stage part of another run: linked where the disk can, else copied; its marker last."""
+    """Make a finished stage part of another run: linked where the disk can, else copied; its marker last.
+
+    Checkpoints and hidden files stay behind.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir(), key=lambda path: path.name == STAGE_FILE):
         if not file.is_file() or file.name.startswith(".") or file.suffix == ".ckpt":
             continue
-        place = target / file.name
-        place.unlink(missing_ok=True)
+        beside = _beside(target / file.name)
         try:
-            os.link(file, place)
-        except OSError:
-            shutil.copy2(file, place)
+            beside.unlink(missing_ok=True)
+            try:
+                os.link(file, beside)
+            except OSError:
+                shutil.copy2(file, beside)
+                with beside.open("rb") as copied:
+                    os.fsync(copied.fileno())
+            beside.replace(target / file.name)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write text beside its place, flush it to the disk, rename it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    beside = _beside(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """Where a file is written before it takes its place: hidden, and this process's own."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -172,8 +231,8 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def _folders(runs: Path, name: str) -> Iterator[RunFolder]:
-    """The runs of a name, newest first."""
+    """The runs of a name, newest first; folders that a person named come last."""
     root = runs / name
-    for path in sorted(root.iterdir(), reverse=True) if root.is_dir() else ():
-        if path.is_dir():
-            yield RunFolder(path)
+    found = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    for path in sorted(found, key=lambda path: (path.name[:1].isdigit(), path.name), reverse=True):
+        yield RunFolder(path)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import csv
 from argparse import Namespace
+from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
-HEADER = "step,metric,value\n"
+from kdcore.run.folder import write_atomically
+
+HEADER = ("step", "metric", "value")
 
 
 class History(Logger):
-    """Appends to ``metrics.csv``; a resumed stage continues the file after the step it resumes from."""
+    """Appends to ``metrics.csv``, on the first rank only.
+
+    Args:
+        file: where.
+        resume_from: the step of the checkpoint that a stage goes on from: rows after it are dropped, because they
+            will be logged again. ``None`` starts the file anew.
+    """
 
     def __init__(self, file: Path, *, resume_from: int | None = None) -> None:
         super().__init__()
         self._file = file
-        rows = _rows(file) if resume_from is not None else []
-        kept = [row for row in rows if int(row.split(",", 1)[0]) <= (resume_from or 0)]
-        self._write("w", HEADER + "".join(kept))
+        kept = [] if resume_from is None else [row for row in _rows(file) if int(row[0]) <= resume_from]
+        self._start(_text([HEADER, *kept]))
 
     @property
     def name(self) -> str:
@@ -36,16 +46,26 @@ class History(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        rows = [f"{step or 0},{name},{float(value):.8g}\n" for name, value in metrics.items() if name != "epoch"]
-        self._write("a", "".join(rows))
+        """One row for each value, in one write."""
+        rows = [(step or 0, name, f"{float(value):.8g}") for name, value in metrics.items() if name != "epoch"]
+        with self._file.open("a", encoding="utf-8", newline="") as file:
+            file.write(_text(rows))
 
     @rank_zero_only
-    def _write(self, mode: str, text: str) -> None:
-        with self._file.open(mode, encoding="utf-8") as file:
-            file.write(text)
+    def _start(self, text: str) -> None:
+        write_atomically(self._file, text)
 
 
-def _rows(file: Path) -> list[str]:
+def _text(rows: Iterable[Iterable[Any]]) -> str:
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _rows(file: Path) -> list[list[str]]:
+    """The whole rows of a file: a crash may have torn the last one, or left garbage there."""
     if not file.is_file():
         return []
-    return [line for line in file.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if line.count(",") == 2]
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last has no end of line
+    rows = csv.reader(line for line in lines if "\0" not in line)
+    return [row for row in rows if len(row) == 3 and row[0].isdecimal()]

@@ -4,43 +4,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from kdcore.plugins import Plugins
 from kdcore.recipe.content import content, digest
-from kdcore.recipe.schema import Recipe, Stage
+from kdcore.recipe.schema import ModelSlot, Recipe, Stage
 from kdcore.run.folder import versions
 
 CORE = ("kdcore", "torch", "lightning", "torchmetrics", "omegaconf", "pluggy")
 
+DISPLAY = ("enable_progress_bar", "enable_model_summary")
+"""Settings of the trainer that only change what a person sees."""
+
 
 def installed_versions(plugins: Plugins) -> dict[str, str]:
-    """Versions of what a run's outcome depends on: the core's libraries and every plugin that was loaded."""
-    loaded = {component.plugin for component in plugins.registry}
-    used = [info.distribution for info in plugins.discover() if info.name in loaded]
-    return versions([*CORE, *used])
+    """Versions of what a run's outcome depends on: the core's libraries and every plugin that the recipe needs."""
+    return versions([*CORE, *(info.distribution for info in plugins.needed())])
 
 
 def stage_identities(
     recipe: Recipe, seed: int, versions: Mapping[str, str], plugin_files: Iterable[Path]
 ) -> dict[str, str]:
-    """Each stage's identity: its slots, its models, the seed, versions, plugin files and the stages it builds on."""
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in plugin_files]
+    """Each stage's identity, by name: a digest of all that its outcome depends on.
+
+    That is its resolved slots, the slots of the models it reads or trains and the content of their weight files,
+    the seed (the recipe's own where the stage says ``once``), versions, the content of plugin files, and the
+    identities of the stages it builds on. The recipe's name, the logger and other models do not count.
+    """
+    files = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in plugin_files)
     trained_by: dict[str, str] = {}
+    acted: list[str] = []
     identities = {}
     for stage in recipe.stages.values():
         models = sorted(involved(recipe, stage))
         identities[stage.name] = digest(
             {
-                "stage": content(stage),
-                "models": {name: content(recipe.models[name]) for name in models},
+                "stage": _stage(stage),
+                "models": {name: _model(recipe.models[name]) for name in models},
                 "builds_on": {name: trained_by[name] for name in models if name in trained_by},
+                "after": acted,
                 "seed": recipe.seed if stage.once else seed,
                 "versions": dict(versions),
                 "plugin_files": files,
             }
         )
         trained_by.update(dict.fromkeys(stage.train, identities[stage.name]))
+        if stage.do is not None:  # any later stage may read its table
+            acted.append(identities[stage.name])
     return identities
 
 
@@ -58,5 +70,30 @@ def involved(recipe: Recipe, stage: Stage) -> set[str]:
             continue
         found.add(name)
         of = recipe.models[name].args.get("of", ())
-        waiting += [of] if isinstance(of, str) else of
+        members = of if isinstance(of, list | tuple) else [of]
+        waiting += [member for member in members if isinstance(member, str)]
     return found
+
+
+def _stage(stage: Stage) -> dict[str, Any]:
+    """What a stage says. A digest knows no order of keys, which matters to chains and to the first match of patterns."""
+    said: dict[str, Any] = content(stage)
+    said["trainer"] = {key: value for key, value in said["trainer"].items() if key not in DISPLAY}
+    return said | {"order": [list(stage.prepare), list(stage.optimizer.groups)]}
+
+
+def _model(slot: ModelSlot) -> dict[str, Any]:
+    """What a model's slot says; a file of weights counts by its content, wherever it lies."""
+    said: dict[str, Any] = content(slot)
+    address = slot.weights or ""
+    path = Path(address.removeprefix("file://").partition("#")[0])
+    if address.startswith("file://") and path.is_file():
+        status = path.stat()
+        said["weights"] = _sha256(path, status.st_size, status.st_mtime_ns)
+    return said
+
+
+@lru_cache
+def _sha256(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a file that changes is another key
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

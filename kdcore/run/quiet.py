@@ -7,14 +7,24 @@ import warnings
 
 from lightning.pytorch.utilities import rank_zero_only
 
+LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
+
+REMARKS = (
+    ".*does not have many workers.*",  # data in memory needs none
+    ".*The number of training batches.*",  # we log at the end of each epoch too
+    ".*lr_scheduler.step.*",  # a step that was skipped because of inf
+    ".*Checkpoint directory.*exists.*",  # a resumed stage
+    ".*`LeafSpec`.*",  # Lightning's use of torch
+    ".*isinstance.treespec.*",
+)
+
 
 def quiet() -> None:
     """Silence remarks that say nothing about this run: hardware found, tips, loader workers, litmodels."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*The number of training batches.*", ".*lr_scheduler.step.*",
-                    ".*Checkpoint directory.*exists.*", ".*`LeafSpec`.*", ".*isinstance.treespec.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", message)
+    for remark in REMARKS:
+        warnings.filterwarnings("ignore", remark)
 
 
 @rank_zero_only

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdcore.build import Builder, BuiltStage
+from kdcore.assemble import BuiltStage, assemble
+from kdcore.build import Builder
 from kdcore.cast import Cast
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
@@ -132,7 +133,7 @@ class SeedRun:
         started = time.monotonic()
         seed = derive_seed(self.recipe.seed if stage.once else self.seed, "stage")
         pl.seed_everything(seed, workers=True, verbose=False)
-        built = self.builder.stage(stage)
+        built = assemble(self.builder, stage)
         if stage.left_out:
             self._say(stage, f"has no teacher, so it goes without {', '.join(stage.left_out)}")
         last = place / "last.ckpt"
@@ -180,8 +181,8 @@ class SeedRun:
         if not resumed:
             batch = next(iter(built.data.data.train_dataloader()))
             built.distiller.to(self.device)
-            batch = built.distiller._prepared(to_device(batch, self.device))
-            for warning in check_losses(built.cast, built.losses, batch):
+            batch = to_device(batch, self.device)
+            for warning in check_losses(built.cast, built.losses, batch, built.distiller._prepared):
                 self._say(stage, f"warning: {warning}")
         return scored
 
@@ -191,7 +192,9 @@ class SeedRun:
             for name in stage.teachers
             if name not in built.cast.trained and not isinstance(built.cast.followers.get(name), Follower)
         ]
-        wanted = {name: self.builder.scores(stage, built.cast.task) for name in names if name not in self._teacher_scores}
+        wanted = {
+            name: self.builder.scores(stage, built.cast.task) for name in names if name not in self._teacher_scores
+        }
         if wanted:
             found, _ = evaluate(built.cast, wanted, built.data.data.val_dataloader(), self.device)
             self._teacher_scores.update(found)

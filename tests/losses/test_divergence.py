@@ -86,7 +86,7 @@ def test_a_beta_that_makes_jsd_nothing_is_refused(beta: float):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="kind='renyi' .* use one of forward_kl, reverse_kl, jsd, tvd"):
+    with pytest.raises(ValueError, match=r"kind='renyi' .* use one of forward_kl, reverse_kl, jsd, tvd"):
         Divergence(kind="renyi")  # type: ignore[arg-type]
 
 

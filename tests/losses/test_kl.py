@@ -53,14 +53,14 @@ def test_a_scheduled_temperature_follows_the_progress(student: Tensor, teacher: 
 
 
 def test_a_schedule_may_give_a_device_tensor(student: Tensor, teacher: Tensor):
-    loss = KL(temperature=lambda progress: torch.tensor(4.0))
+    loss = KL(temperature=lambda _: torch.tensor(4.0))
     fixed = mean(KL(temperature=4.0), student, teacher)
     assert mean(loss, student, teacher).item() == pytest.approx(fixed.item(), rel=1e-6)
 
 
 def test_a_trained_temperature_gets_a_gradient(student: Tensor, teacher: Tensor):
     temperature = torch.tensor(2.0, requires_grad=True)
-    mean(KL(temperature=lambda progress: temperature), student, teacher).backward()
+    mean(KL(temperature=lambda _: temperature), student, teacher).backward()
     assert temperature.grad is not None
     assert temperature.grad.isfinite()
     assert temperature.grad.item() != 0.0

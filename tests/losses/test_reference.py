@@ -35,12 +35,12 @@ CASES: dict[str, Callable[[dict[str, Any]], list[tuple[float, Loss]]]] = {
         (p["ce_weight"], CrossEntropy()),
         (p["kd_weight"], KL(temperature=p["temperature"])),
     ],
-    "fitnet": lambda p: [(1.0, MSE())],
-    "glnn_kl": lambda p: [(1.0, KL())],
-    "forward_kl_tokens": lambda p: [(1.0, Divergence(kind="forward_kl"))],
-    "reverse_kl_tokens": lambda p: [(1.0, Divergence(kind="reverse_kl"))],
+    "fitnet": lambda _: [(1.0, MSE())],
+    "glnn_kl": lambda _: [(1.0, KL())],
+    "forward_kl_tokens": lambda _: [(1.0, Divergence(kind="forward_kl"))],
+    "reverse_kl_tokens": lambda _: [(1.0, Divergence(kind="reverse_kl"))],
     "jsd_tokens": lambda p: [(1.0, Divergence(kind="jsd", beta=p["beta"]))],
-    "tvd_tokens": lambda p: [(1.0, Divergence(kind="tvd"))],
+    "tvd_tokens": lambda _: [(1.0, Divergence(kind="tvd"))],
 }
 """The cases that belong to the core's losses, each as weighted losses."""
 

@@ -41,8 +41,7 @@ def test_two_offline_runs_stay_in_the_run_folder(
     weights, page = folder / "student.safetensors", folder / "report.md"
     weights.write_bytes(b"weights")
     page.write_text("# report")
-    for seed in range(2):
-        opened.append(wandb(folder, f"demo-seed-{seed}", f"abc{seed}", project="p", tags=["quick"]))
+    opened += [wandb(folder, f"demo-seed-{seed}", f"abc{seed}", project="p", tags=["quick"]) for seed in range(2)]
     for seed, logger in enumerate(opened):
         logger.log_metrics({"distil/val/accuracy": 0.5 + seed}, step=3)
         log_artifacts(logger, {"student.safetensors": weights, "report.md": page})

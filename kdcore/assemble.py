@@ -1,0 +1,227 @@
+"""One stage, put together: its models in their roles, its losses bound to signals, its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kdcore.binding import BoundLoss, Read, reads_of
+from kdcore.build import Builder
+from kdcore.cast import Cast
+from kdcore.data.seeds import derive_seed
+from kdcore.distiller import Distiller
+from kdcore.errors import Problem, RecipeError, RunError
+from kdcore.losses.base import Loss
+from kdcore.parameters import group_parameters
+from kdcore.recipe.schema import LossSlot, Ref, Slot, Stage
+from kdcore.run.weights import fit_state
+from kdcore.signals import Signals
+from kdcore.taps import Taps, select
+from kdcore.task import Task
+from kdcore.window import StageData
+
+
+@dataclass
+class BuiltStage:
+    """Everything one stage runs with."""
+
+    stage: Stage
+    cast: Cast
+    data: StageData
+    distiller: Distiller
+    losses: list[BoundLoss]
+
+    def close(self) -> None:
+        """Take the stage's hooks off the nets, which go on to the next stage."""
+        for taps in self.cast.taps.values():
+            taps.remove()
+
+
+def assemble(builder: Builder, stage: Stage) -> BuiltStage:
+    """Everything that one stage runs with, ready for a trainer."""
+    data = builder.data(stage.data)
+    task = builder.task(stage.task, data)
+    cast = _cast(builder, stage, task)
+    _start(builder, stage, cast)
+    for follower in cast.followers.values():
+        # before taps and compile, which a copy must not carry along
+        follower.follow(cast.trained[follower.of])
+    losses = _Losses(builder, stage, cast).build()
+    frozen_parts = _freeze(stage, cast)
+    for name, module in cast.trained.items():
+        if builder.recipe.models[name].compile:
+            # in place and after the taps: hooks that come later never fire
+            module.compile()
+    optimizer = stage.optimizer
+    distiller = Distiller(
+        stage.name,
+        cast,
+        losses=losses,
+        scores={name: builder.scores(stage, task) for name in cast.trained},
+        teachers=stage.teachers,
+        optimizer=lambda groups: builder.make("optimizer", optimizer, groups),
+        parameter_groups=lambda: group_parameters(
+            {**cast.trained, **{loss.name: loss for loss in losses}}, optimizer.groups
+        ),
+        prepare=[builder.make("prepare", slot, facts=task.facts) for slot in stage.prepare.values()],
+        schedule=None if optimizer.schedule is None else builder.make("schedule", optimizer.schedule),
+        always_eval=frozen_parts,
+    )
+    # a batch that is changed on the device may count otherwise than the loader's
+    changed = bool(stage.prepare) or type(task).prepare is not Task.prepare
+    return BuiltStage(stage, cast, StageData(data, losses, look_ahead=not changed), distiller, losses)
+
+
+def _cast(builder: Builder, stage: Stage, task: Task) -> Cast:
+    cast = Cast(task, {name: builder.net(name, task.facts) for name in stage.train})
+    for name in cast.trained:
+        builder.let_learn(name)
+    for name in (*stage.teachers, *sorted({ref.model for slot in stage.losses.values() for ref in _refs(slot)})):
+        if name not in cast.trained:
+            builder.add_teacher(cast, name)
+    return cast
+
+
+def _start(builder: Builder, stage: Stage, cast: Cast) -> None:
+    """Apply ``init``: weights of one model become the first weights of another."""
+    for name, init in stage.init.items():
+        source, target = builder.net(init.source, cast.task.facts), cast.module(name)
+        wanted = source.state_dict()
+        if init.map:
+            wanted = {
+                mine + key.removeprefix(theirs): value
+                for mine, theirs in init.map.items()
+                for key, value in wanted.items()
+                if key == theirs or key.startswith(f"{theirs}.")
+            }
+        kept = tuple(key for key in target.state_dict() if key not in wanted) if init.map else ()
+        for line in fit_state(target, wanted, partial=kept, source=f"model `{init.source}`"):
+            builder.say(f"model `{name}`: {line}")
+
+
+def _freeze(stage: Stage, cast: Cast) -> list[nn.Module]:
+    """Stop the gradients of what ``freeze`` names; the modules, which stay in eval mode."""
+    frozen: list[nn.Module] = []
+    for name, patterns in stage.freeze.items():
+        model = cast.trained[name]
+        modules = dict(model.named_modules())
+        for pattern in patterns:
+            found = [key for key in select(list(modules), pattern) if key]
+            parameters = select([key for key, _ in model.named_parameters()], pattern)
+            if not found and not parameters:
+                raise RecipeError(
+                    [Problem(f"freeze: `{pattern}` matches nothing in model `{name}`", path=f"{stage.path}.freeze")]
+                )
+            for key in found:
+                frozen.append(modules[key].requires_grad_(False))
+            for key in parameters:
+                model.get_parameter(key).requires_grad_(False)
+    return frozen
+
+
+class _Losses:
+    """Makes a stage's losses: reads what they need, taps the nets, runs them once, binds and sizes."""
+
+    def __init__(self, builder: Builder, stage: Stage, cast: Cast) -> None:
+        self._builder = builder
+        self._stage = stage
+        self._cast = cast
+        self._slots = {name: slot for name, slot in stage.losses.items() if slot.weight != 0}
+
+    def build(self) -> list[BoundLoss]:
+        """The bound losses, sized by a dry run."""
+        losses = {name: self._make(slot) for name, slot in self._slots.items()}
+        reads = {name: _reads(slot, losses[name]) for name, slot in self._slots.items()}
+        refs = {ref for slot in self._slots.values() for ref in _refs(slot)}
+        self._cast.live = frozenset(
+            ref.model for name, slot in self._slots.items() if losses[name].live for ref in _refs(slot)
+        )
+        self._tap({ref.model for ref in refs}, {read.source for found in reads.values() for read in found})
+        signals = self._dry_run(self._cast.order(refs))
+        bound = [one for name, slot in self._slots.items() for one in self._bind(name, slot, losses[name], signals)]
+        for loss in bound:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(self._builder.seed, "loss", loss.name))
+                loss.setup(signals, self._cast.task.facts, self._cast.module)
+        return bound
+
+    def _make(self, slot: LossSlot) -> Loss:
+        loss: Loss = self._builder.make("loss", slot, facts=self._cast.task.facts)
+        loss.class_axis = self._cast.task.class_axis
+        return loss
+
+    def _tap(self, models: set[str], wanted: set[str]) -> None:
+        """Hook only what a loss reads."""
+        names = {source.removeprefix("tap.").partition("@")[0] for source in wanted if source.startswith("tap.")}
+        for model in models:
+            paths = {
+                tap.name: tap.paths[model]
+                for tap in self._stage.taps.values()
+                if tap.name in names and model in tap.paths
+            }
+            if paths:
+                self._cast.taps[model] = Taps(self._cast.module(model), paths, model)
+
+    def _bind(self, name: str, slot: LossSlot, loss: Loss, signals: Mapping[Ref, Signals]) -> list[BoundLoss]:
+        """The loss in its slot; a tap with several activations makes one loss of each, ``kd@0``, ``kd@1``, ..."""
+        sites = _sites(slot, signals)
+        tap = self._stage.taps.get((slot.signal or "").removeprefix("tap.").partition("@")[0])
+        return [
+            BoundLoss(
+                name if len(sites) == 1 else f"{name}@{i}",
+                loss if i == 0 else self._make(slot),
+                weight=self._builder.make("schedule", slot.weight) if isinstance(slot.weight, Slot) else slot.weight,
+                roles=slot.roles,
+                reads=reads_of(loss, slot.roles, signal=signal, read=slot.read),
+                resize=slot.resize,
+                projector=None if tap is None or tap.project is None else self._projector(tap.project),
+                follows_batch=signal is None and not slot.read,
+            )
+            for i, signal in enumerate(sites)
+        ]
+
+    def _projector(self, slot: Slot) -> Callable[[torch.Size, torch.Size], nn.Module]:
+        def make(student: torch.Size, teacher: torch.Size) -> nn.Module:
+            projector = self._builder.make("projector", slot, student, teacher)
+            if not isinstance(projector, nn.Module):
+                raise RunError(f"projector `{slot.use}` returned a {type(projector).__name__}, not a module")
+            return projector
+
+        return make
+
+    @torch.no_grad()
+    def _dry_run(self, order: tuple[Ref, ...]) -> dict[Ref, Signals]:
+        """Every signal on two example samples, which tells shapes; eval mode leaves BatchNorm's statistics alone."""
+        training = {name: module.training for name, module in self._cast.trained.items()}
+        for module in self._cast.trained.values():
+            module.eval()
+        example = self._cast.task.example(2)
+        example["views"] = {ref.view: {} for ref in order if ref.view is not None}
+        try:
+            return self._cast.run(order, example)
+        finally:
+            for name, module in self._cast.trained.items():
+                module.train(training[name])
+
+
+def _reads(slot: LossSlot, loss: Loss) -> tuple[Read, ...]:
+    try:
+        return reads_of(loss, slot.roles, signal=slot.signal, read=slot.read)
+    except RunError as error:
+        raise RecipeError([Problem(str(error), path=slot.path)]) from error
+
+
+def _refs(slot: LossSlot) -> list[Ref]:
+    return [one for ref in slot.roles.values() for one in (ref if isinstance(ref, tuple) else (ref,))]
+
+
+def _sites(slot: LossSlot, signals: Mapping[Ref, Signals]) -> list[str | None]:
+    """The signal a slot binds, or each of them where a tap yields several."""
+    if slot.signal is None:
+        return [None]
+    given = signals[_refs(slot)[0]]
+    several = [name for name in given if name.startswith(f"{slot.signal}@")]
+    return list(several) if slot.signal not in given and several else [slot.signal]
