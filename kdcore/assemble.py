@@ -17,10 +17,10 @@ from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.losses.base import Loss
 from kdcore.parameters import group_parameters
 from kdcore.recipe.schema import LossSlot, Ref, Slot, Stage
-from kdcore.run.weights import fit_state
 from kdcore.signals import Signals
 from kdcore.taps import Taps, select
 from kdcore.task import Task
+from kdcore.weights.fitting import fit_state
 from kdcore.window import StageData
 
 

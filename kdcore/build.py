@@ -19,10 +19,11 @@ from kdcore.plugins import Plugins
 from kdcore.recipe.content import digest
 from kdcore.recipe.schema import ModelSlot, Recipe, Slot, Stage
 from kdcore.registry import Component
-from kdcore.run.weights import fit_state, load_state
 from kdcore.scores import Scores
 from kdcore.task import Task, set_input_statistics
 from kdcore.teachers import Composite, Ensemble, Follower, Frozen
+from kdcore.weights.fitting import fit_state
+from kdcore.weights.uris import scheme_of
 
 
 @dataclass
@@ -136,9 +137,7 @@ class Builder:
             for edit in slot.edits:
                 model = self.make_edit(edit, model)
         if slot.weights is not None:
-            state, self.pins[name] = load_state(slot.weights, base=Path.cwd(), runs=self.runs)
-            for line in fit_state(model, state, partial=slot.partial, source=slot.weights):
-                self.say(f"model `{name}`: {line}")
+            self._load(name, slot, slot.weights, model)
         set_input_statistics(
             model, None if slot.mean is None else list(slot.mean), None if slot.std is None else list(slot.std)
         )
@@ -146,6 +145,14 @@ class Builder:
             _in_dtype(model, getattr(torch, slot.dtype))
         self._learns[name] = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
         return model
+
+    def _load(self, name: str, slot: ModelSlot, uri: str, model: nn.Module) -> None:
+        # the address as it was pinned when this run began, so that a resumed run reads the same weights
+        address = self.pins.get(name, uri)
+        component = self.component("weights", Slot(f"{slot.path}.weights", scheme_of(address)))
+        state, self.pins[name] = component.load()(address, runs=self.runs)
+        for line in fit_state(model, state, partial=slot.partial, source=uri):
+            self.say(f"model `{name}`: {line}")
 
     def make_edit(self, slot: Slot, model: nn.Module) -> nn.Module:
         """Apply an edit, a pure function of a module and plain arguments."""

@@ -50,6 +50,6 @@ def kdcore_register(add: Add) -> None:
 
     add("logger", "wandb", "kdcore.run.loggers:wandb")
 
-    add("weights", "file", "kdcore.run.weights:from_file")
-    add("weights", "run", "kdcore.run.weights:from_run")
-    add("weights", "hf", "kdcore.run.weights:from_hub")
+    add("weights", "file", "kdcore.weights.uris:from_file")
+    add("weights", "run", "kdcore.weights.uris:from_run")
+    add("weights", "hf", "kdcore.weights.uris:from_hub")

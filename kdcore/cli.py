@@ -109,8 +109,8 @@ def _present(options: argparse.Namespace) -> Plugins:
 
 
 def _recipe(options: argparse.Namespace, plugins: Plugins) -> Recipe:
-    from kdcore.recipe.check import read
     from kdcore.recipe.arguments import split_arguments
+    from kdcore.recipe.check import read
 
     sources, overrides = split_arguments(options.words, plugins.shipped_recipes())
     recipe = read(sources, overrides, plugins, alone=not options.no_alone)

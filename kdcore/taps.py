@@ -164,7 +164,8 @@ class Taps:
         if not path.is_input:
             self._handles.append(module.register_forward_hook(keep_output))
             return
-        argument, position = path.argument, 0 if path.argument is None else _position(module, path.argument, place)
+        argument = path.argument
+        position = 0 if argument is None else _position(module, argument, place)
 
         def keep_input(_module: nn.Module, args: Any, kwargs: Any) -> None:
             if not self._armed:
@@ -172,7 +173,7 @@ class Taps:
             given = args if argument is not None else (*args, *kwargs.values())
             if argument is not None and argument in kwargs:
                 self._found[site].append(path.pick(kwargs[argument], place))
-            elif position < len(given):
+            elif position is not None and position < len(given):
                 self._found[site].append(path.pick(given[position], place))
             else:
                 raise RunError(f"{place}: it was called without {f'`{argument}`' if argument else 'any argument'}")
@@ -226,21 +227,19 @@ class Taps:
         self._handles.clear()
 
 
-def _position(module: nn.Module, argument: str, place: str) -> int:
-    """Where a caller that names no arguments puts this one.
+def _position(module: nn.Module, argument: str, place: str) -> int | None:
+    """Where a caller that names no arguments puts this one; ``None`` where it must be named.
 
     Raises:
         RunError: ``forward`` takes no such argument.
     """
     parameters = inspect.signature(module.forward).parameters
-    named = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if argument in named:
-        at = named.index(argument)
-        # behind every positional one, as no position means it
-        return at if parameters[argument].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else len(named)
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return len(named)
-    raise RunError(f"{place}: its forward takes {', '.join(named) or 'nothing'}, not `{argument}`")
+    positional = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if argument in positional:
+        return positional.index(argument)
+    if argument not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise RunError(f"{place}: its forward takes {', '.join(parameters) or 'nothing'}, not `{argument}`")
+    return None
 
 
 def resize_to(x: Tensor, size: Sequence[int], *, axis: int = 2) -> Tensor:

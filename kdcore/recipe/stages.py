@@ -84,9 +84,7 @@ class _Reader:
 
     def read(self) -> Stage:
         """The stage. Where it has errors, it is only good for checking the next ones."""
-        items = self.node.items
-        if not isinstance(self.node.value, dict):
-            self.context.mapping(self.node)
+        items = self.context.mapping(self.node)
         action = "do" in items
         if action and "train" in items:
             self.context.error(items["train"], "a stage either trains or does something", "make two stages of it")
@@ -175,7 +173,7 @@ class _Reader:
         for name in train:
             if self.models.use(name) in COMPOSITES:
                 self.context.error(train_node, f"`{name}` is composed of other models and cannot be trained")
-            if train == teachers == (name,) or (len(train) == 1 and name in teachers):
+            if len(train) == 1 and name in teachers:
                 hint = "name another teacher, or an ema of it"
                 self.context.error(self.node.items["teachers"], f"`{name}` would be its own teacher", hint)
         for one, other in combinations(train, 2):

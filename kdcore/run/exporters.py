@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from kdcore.errors import RunError
-from kdcore.run.state import save_state
+from kdcore.weights.state import save_state
 
 Example: TypeAlias = "tuple[Tensor, ...]"
 """The inputs of a deployed net, batch first: real samples, because they also prove that a file agrees with the net."""

@@ -67,5 +67,5 @@ def _rows(file: Path) -> list[list[str]]:
     if not file.is_file():
         return []
     lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last has no end of line
-    rows = csv.reader(line for line in lines if "\0" not in line)
+    rows = [row for line in lines for row in csv.reader([line])]  # one by one: a torn quote must not swallow the rest
     return [row for row in rows if len(row) == 3 and row[0].isdecimal()]

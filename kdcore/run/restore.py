@@ -13,9 +13,9 @@ from kdcore.build import Builder
 from kdcore.cast import Cast
 from kdcore.data.base import Data
 from kdcore.errors import RunError, did_you_mean
+from kdcore.evaluate import evaluate
 from kdcore.plugins import Plugins
 from kdcore.recipe.schema import Recipe, Stage
-from kdcore.evaluate import evaluate
 from kdcore.run.folder import find_stage
 from kdcore.run.identity import installed_versions, stage_identities
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from kdcore.losses.cosine import Cosine
-from tests.losses import naive
+
+from . import naive
 
 
 def mean(loss: Cosine, student: Tensor, teacher: Tensor) -> float:

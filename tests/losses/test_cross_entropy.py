@@ -11,7 +11,8 @@ from torch import Tensor
 from kdcore.losses.base import Total
 from kdcore.losses.cross_entropy import CrossEntropy
 from kdcore.signals import Batch
-from tests.losses import naive
+
+from . import naive
 
 
 def run(student: Tensor, batch: Batch, *, label_smoothing: float = 0.0) -> Total:

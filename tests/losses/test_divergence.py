@@ -11,7 +11,8 @@ from torch import Tensor
 from kdcore import schedules
 from kdcore.losses.divergence import KINDS, Divergence
 from kdcore.losses.kl import KL
-from tests.losses import naive
+
+from . import naive
 
 NAIVE = {"forward_kl": naive.kl, "reverse_kl": naive.reverse_kl, "jsd": naive.jsd, "tvd": naive.tvd}
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kdcore.losses import functional
-from tests.losses import naive
+
+from . import naive
 
 DIVERGENCES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "kl": (functional.kl, naive.kl),

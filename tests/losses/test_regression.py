@@ -9,7 +9,8 @@ from torch import Tensor
 from kdcore.losses.base import Loss
 from kdcore.losses.regression import MSE, SmoothL1
 from kdcore.signals import Batch
-from tests.losses import naive
+
+from . import naive
 
 
 def mean(loss: Loss, student: Tensor, teacher: Tensor, batch: Batch) -> float:

@@ -38,7 +38,5 @@ def test_it_counts_positions():
 
 @pytest.mark.parametrize("shape", [(200, 5), (100, 6), (1, 6)])
 def test_other_positions_or_classes_are_refused(logits: Tensor, shape: tuple[int, ...]):
-    with pytest.raises(
-        ValueError, match=r"student's logits have shape \(200, 6\), the teacher's .* agreement compares"
-    ):
+    with pytest.raises(ValueError, match=r"student's logits have shape \(200, 6\), .* agreement compares"):
         value(logits, torch.zeros(shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -28,8 +29,37 @@ stages:
   c: ${stages.a}
 """
 )
-WORDS = ["null", "[]", "{}", "3", "${models}", "${stages.c}", "&a", "*a", "<<: ", "!!set", "~", "???", "-", "'", "\t", "\n", ":",
-         "{use: kl}", "of", "[[", "007", ".nan", "on", "${oc.env:HOME}", "\x00", "é", "#", "@", "ensemble"]  # fmt: skip
+WORDS = [
+    "null",
+    "[]",
+    "{}",
+    "3",
+    "${models}",
+    "${stages.c}",
+    "&a",
+    "*a",
+    "<<: ",
+    "!!set",
+    "~",
+    "???",
+    "-",
+    "'",
+    "\t",
+    "\n",
+    ":",
+    "{use: kl}",
+    "of",
+    "[[",
+    "007",
+    ".nan",
+    "on",
+    "${oc.env:HOME}",
+    "\x00",
+    "é",
+    "#",
+    "@",
+    "ensemble",
+]
 PATHS = [
     "stages.a.train",
     "stages.c.x.y",
@@ -54,7 +84,7 @@ def mutated(changes: list[tuple[int, int, str]]) -> str:
     return text
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(edits, overrides)
 def test_a_mutated_recipe_is_read_or_refused(changes: list[tuple[int, int, str]], given: list[tuple[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -62,21 +92,19 @@ def test_a_mutated_recipe_is_read_or_refused(changes: list[tuple[int, int, str]]
         path.write_text(mutated(changes), encoding="utf-8")
         try:
             document = load([path], [f"{name}={value}" for name, value in given])
-        except RecipeError as error:
-            assert error.problems
+        except RecipeError:
             return
         recipe, problems = check(document, FakeFinder())
         assert (recipe is None) == any(problem.level == "error" for problem in problems)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.binary(max_size=60), st.lists(st.text(max_size=20), max_size=2))
 def test_bytes_and_words_are_read_or_refused(content: bytes, words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "r.yaml")
         path.write_bytes(content)
-        try:
+        with contextlib.suppress(RecipeError):
             _, texts = split_arguments(words, {})
-            read([path], texts, FakeFinder())
-        except RecipeError as error:
-            assert error.problems
+            recipe = read([path], texts, FakeFinder())
+            assert recipe.stages

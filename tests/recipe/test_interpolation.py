@@ -75,7 +75,7 @@ FORMS = "a whole value may be `${a.b.c}`"
         ("a: '${oc.env:KDTEST_NONE,a, b, c}'", "the default in `${oc.env:KDTEST_NONE,a, b, c}` cannot be read"),
         ("a: ???", "r.yaml:1: a: is still to be given (`???`)\n    give it: a=..."),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_resolved_is_named(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KDTEST_NONE", raising=False)
     assert any(message in problem for problem in problems(text)), problems(text)

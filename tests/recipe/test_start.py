@@ -45,25 +45,46 @@ def test_a_stage_may_have_its_own_cache_or_none(judge: Judge) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stages.distil.init={studnt: teacher}", "init.studnt: `studnt` is no model of stage `distil`\n    did you mean `student`?"),
-        ("stages.distil.init={student: techer}", "init.student: there is no model `techer`\n    did you mean `teacher`?"),
+        (
+            "stages.distil.init={studnt: teacher}",
+            "init.studnt: `studnt` is no model of stage `distil`\n    did you mean `student`?",
+        ),
+        (
+            "stages.distil.init={student: techer}",
+            "init.student: there is no model `techer`\n    did you mean `teacher`?",
+        ),
         ("stages.distil.init={student: student}", "init.student: `student` would start from itself"),
         ("stages.distil.init={student: {map: {a: b}}}", "init.student: does not say where the weights come from"),
-        ("stages.distil.init={student: {from: teacher, mpa: {}}}", "init.student.mpa: unknown key of init\n    did you mean `map`?"),
-        ("stages.distil.init={student: {from: teacher, map: [a]}}", "init.student.map: is a list, but must be a mapping"),
+        (
+            "stages.distil.init={student: {from: teacher, mpa: {}}}",
+            "init.student.mpa: unknown key of init\n    did you mean `map`?",
+        ),
+        (
+            "stages.distil.init={student: {from: teacher, map: [a]}}",
+            "init.student.map: is a list, but must be a mapping",
+        ),
         ("stages.distil.init=teacher", "init: is `teacher`, but must be a mapping"),
-        ("stages.distil.freeze={teacher: x}", "freeze.teacher: stage `distil` does not train `teacher`\n    known: student"),
+        (
+            "stages.distil.freeze={teacher: x}",
+            "freeze.teacher: stage `distil` does not train `teacher`\n    known: student",
+        ),
         ("stages.distil.freeze={student: {a: b}}", "freeze.student: is a mapping, but must be text or a list of texts"),
         ("cache={of: techer}", "cache.of: there is no model `techer`"),
         ("cache={of: student}", "cache.of: model `student` teaches in no stage\n    known: teacher"),
         ("cache={keep: logits}", "cache: does not say which teacher\n    add `of: MODEL`"),
         ("cache={of: teacher, topk: 0}", "cache.topk: is `0`, but must be 1 or more"),
-        ("cache={of: teacher, dtype: int8}", "cache.dtype: is `int8`, but must be one of `float32`, `float16`, `bfloat16`"),
+        (
+            "cache={of: teacher, dtype: int8}",
+            "cache.dtype: is `int8`, but must be one of `float32`, `float16`, `bfloat16`",
+        ),
         ("cache={of: teacher, top: 3}", "cache.top: unknown key of a cache\n    did you mean `topk`?"),
         ("cache=teacher", "cache: is `teacher`, but must be a mapping"),
-        ("stages.distil.cache={of: student}", "cache.of: `student` is no teacher of stage `distil`\n    known: teacher"),
+        (
+            "stages.distil.cache={of: student}",
+            "cache.of: `student` is no teacher of stage `distil`\n    known: teacher",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_start(judge: Judge, override: str, message: str) -> None:
     errors = judge(STAGED, override).errors
     assert any(message in error for error in errors), errors

@@ -10,7 +10,8 @@ from .conftest import BASE, Judge
 
 
 def test_the_trainer_takes_what_lightning_takes(judge: Judge) -> None:
-    trainer = "{max_epochs: 3, accumulate_grad_batches: 2, precision: bf16-mixed, gradient_clip_val: 1, devices: [0, 1], max_time: null}"
+    trainer = "{max_epochs: 3, accumulate_grad_batches: 2, precision: bf16-mixed, gradient_clip_val: 1, "
+    trainer += "devices: [0, 1], max_time: null}"
     assert judge(BASE, f"trainer={trainer}").recipe.stages["distil"].trainer == {
         "max_epochs": 3,
         "accumulate_grad_batches": 2,
@@ -30,20 +31,25 @@ def test_the_trainer_takes_what_lightning_takes(judge: Judge) -> None:
         ("trainer.callbacks=[]", "trainer.callbacks: is not set here\n    write them under `callbacks:`"),
         ("trainer.logger=true", "trainer.logger: is not set here\n    write it under `logger:`"),
         ("trainer.plugins=[]", "trainer.plugins: is not set here\n    kdcore chooses them"),
-        ("trainer.default_root_dir=x", "trainer.default_root_dir: is not set here\n    choose the folder with --runs DIR"),
+        (
+            "trainer.default_root_dir=x",
+            "trainer.default_root_dir: is not set here\n    choose the folder with --runs DIR",
+        ),
         ("trainer=3", "trainer: is `3`, but must be a mapping"),
         ("optimizer.use=adamx", "optimizer.use: there is no optimizer `adamx`\n    did you mean `adamw`?"),
         ("optimizer.lr=fast", "optimizer.lr: is `fast`, but must be a number"),
         ("optimizer.use=sgd", "optimizer: optimizer `sgd` needs `lr`"),
         ("optimizer.schedule=0.1", "optimizer.schedule: is `0.1`, but must be a mapping such as {use: NAME}"),
         ("optimizer.schedule={use: cosin}", "optimizer.schedule.use: there is no schedule `cosin`"),
-        ("optimizer.groups={head: {lrr: 1}}", "optimizer.groups.head.lrr: unknown key of a group of optimizer `adamw`\n"
-                                              "    did you mean `lr`?"),
+        (
+            "optimizer.groups={head: {lrr: 1}}",
+            "optimizer.groups.head.lrr: unknown key of a group of optimizer `adamw`\n    did you mean `lr`?",
+        ),
         ("optimizer.groups={head: {lr: x}}", "optimizer.groups.head.lr: is `x`, but must be a number"),
         ("optimizer.groups={head: 3}", "optimizer.groups.head: is `3`, but must be a mapping"),
         ("optimizer=adamw", "optimizer: is `adamw`, but must be a mapping such as {use: NAME}"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_trainer_or_optimizer(judge: Judge, override: str, message: str) -> None:
     errors = judge(BASE, override).errors
     assert len(errors) == 1, errors

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdcore.errors import RunError
 from kdcore.run.exporters import check_parity, onnx, safetensors, torch_export
-from kdcore.run.state import read_state
+from kdcore.weights.state import read_state
 
 torch.set_num_threads(1)
 needs_onnx = pytest.mark.skipif(

@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from kdcore.errors import RunError, did_you_mean
-from kdcore.run.fitting import fit_state as fit_state
-from kdcore.run.state import State, read_state
-
-Loader: TypeAlias = "Callable[..., tuple[State, str]]"
-"""A ``weights`` component: ``f(uri, *, base, runs) -> (state, pinned uri)``, registered under its scheme."""
+from kdcore.weights.state import State, read_state
 
 
-def load_state(uri: str, *, base: Path, runs: Path, loaders: Mapping[str, Loader] | None = None) -> tuple[State, str]:
-    """Reads weights by the scheme of their address.
+def scheme_of(uri: str) -> str:
+    """The name of the ``weights`` component that reads an address; a bare path is a ``file``.
 
-    Args:
-        uri: ``file://PATH`` or a bare path, ``run://NAME[/RUN]/STAGE/MODEL``, ``hf://OWNER/NAME[@REVISION]``.
-        base: the folder that relative paths start from (the recipe's).
-        runs: the folder that holds the runs.
-        loaders: the ``weights`` components by scheme; the core's own when not given.
-
-    Returns:
-        What the file holds, on the CPU, and the address that will give the same again.
-
-    Raises:
-        RunError: unknown scheme, nothing there, or a file that must not or cannot be read.
+    A component is called ``f(uri, *, runs) -> (state, pinned uri)``; the pinned address gives the same again.
     """
-    known = loaders if loaders is not None else {"file": from_file, "run": from_run, "hf": from_hub}
-    scheme = uri.split("://", 1)[0] if "://" in uri else "file"
-    if scheme not in known:
-        raise RunError(f"weights `{uri}`: nobody reads `{scheme}://`; {did_you_mean(scheme, known)}")
-    return known[scheme](uri, base=base, runs=runs)
+    return uri.split("://", 1)[0] if "://" in uri else "file"
 
 
-def from_file(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa: ARG001 - the kind's signature
-    """``file://PATH`` or a bare path; relative to ``base``, ``~`` expands.
+def from_file(uri: str, *, runs: Path) -> tuple[State, str]:
+    """``file://PATH`` or a bare path, which ``check`` has made absolute against the recipe; ``~`` expands.
 
     Pinned as the absolute path and the SHA-256 of the content (``#sha256=...``), which is checked when it is given.
     """
     name, _, expected = uri.removeprefix("file://").partition("#sha256=")
-    path = (base / Path(name).expanduser()).resolve()
+    path = Path(name).expanduser().resolve()
     if not path.is_file():
         raise RunError(f"weights `{uri}`: there is no file {path}{_neighbours(path)}")
     with path.open("rb") as file:
@@ -56,7 +36,7 @@ def from_file(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa
     return read_state(path), f"file://{path}#sha256={digest}"
 
 
-def from_run(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa: ARG001 - the kind's signature
+def from_run(uri: str, *, runs: Path) -> tuple[State, str]:
     """``run://NAME[/RUN]/STAGE/MODEL``: what a stage of an earlier run left, pinned to that very run.
 
     Without RUN, the newest finished run (one that has a ``report.json``). Of a run with several seeds, the first.
@@ -76,7 +56,7 @@ def from_run(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa:
     raise RunError(f"weights `{uri}`: {run} holds no {stage}/{model}.safetensors; {hint}")
 
 
-def from_hub(uri: str, *, base: Path, runs: Path) -> tuple[State, str]:  # noqa: ARG001 - the kind's signature
+def from_hub(uri: str, *, runs: Path) -> tuple[State, str]:
     """``hf://OWNER/NAME[@REVISION]`` from the Hugging Face Hub, pinned to the commit.
 
     Reads ``model.safetensors``, else all ``*.safetensors``, else ``pytorch_model.bin``.

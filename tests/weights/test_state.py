@@ -10,7 +10,7 @@ from torch import nn
 
 from kdcore.errors import RunError
 from kdcore.run import state as state_module
-from kdcore.run.state import read_state, save_state
+from kdcore.weights.state import read_state, save_state
 
 
 class Tied(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import RunError
-from kdcore.run.fitting import fit_state
+from kdcore.weights.fitting import fit_state
 
 Tensors = dict[str, Tensor]
 

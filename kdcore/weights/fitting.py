@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from kdcore.errors import RunError
-from kdcore.run.state import NESTS, State
+from kdcore.weights.state import NESTS, State
 
 PREFIXES = ("module.", "model.")
 """What DataParallel and training wrappers put before every name."""

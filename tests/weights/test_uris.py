@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from kdcore.builtin import kdcore_register
 from kdcore.errors import RunError
-from kdcore.run.weights import load_state
+from kdcore.registry import Registry
+from kdcore.weights.uris import scheme_of
 
 
 def put(path: Path, value: float) -> Path:
@@ -27,6 +29,16 @@ def first(state: dict[str, Any]) -> float:
     return float(state["w"][0])
 
 
+def load_state(uri: str, *, runs: Path) -> tuple[dict[str, Any], str]:
+    """As the builder does: the scheme names the component."""
+    registry = Registry()
+    kdcore_register(lambda kind, name, target: registry.add("kdcore", kind, name, target))
+    component = registry.get("weights", scheme_of(uri))
+    assert component is not None
+    state, pinned = component.load()(uri, runs=runs)
+    return state, pinned
+
+
 def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -35,9 +47,12 @@ def sha(path: Path) -> str:
 
 
 @pytest.mark.parametrize("form", ["file://nets/a.safetensors", "nets/a.safetensors", "./nets/a.safetensors"])
-def test_a_relative_file_starts_from_the_base(tmp_path: Path, form: str) -> None:
+def test_a_relative_file_starts_from_the_working_folder(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = put(tmp_path / "nets" / "a.safetensors", 3.0)
-    state, pinned = load_state(form, base=tmp_path, runs=tmp_path / "runs")
+    state, pinned = load_state(form, runs=tmp_path / "runs")
     assert first(state) == 3.0
     assert pinned == f"file://{path}#sha256={sha(path)}"
 
@@ -47,37 +62,31 @@ def test_absolute_paths_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", str(tmp_path))
     elsewhere = tmp_path / "elsewhere"
     for form in (str(path), f"file://{path}", "~/a.pt", "file://~/a.pt"):
-        assert first(load_state(form, base=elsewhere, runs=elsewhere)[0]) == 4.0
+        assert first(load_state(form, runs=elsewhere)[0]) == 4.0
 
 
 def test_a_pinned_file_must_not_have_changed(tmp_path: Path) -> None:
     path = put(tmp_path / "a.safetensors", 1.0)
-    _, pinned = load_state("a.safetensors", base=tmp_path, runs=tmp_path)
-    assert load_state(pinned, base=tmp_path, runs=tmp_path)[1] == pinned
+    _, pinned = load_state(str(path), runs=tmp_path)
+    assert load_state(pinned, runs=tmp_path)[1] == pinned
     put(path, 2.0)
     with pytest.raises(RunError, match=r"has changed since this run began .*put the old file back, or .* --fresh"):
-        load_state(pinned, base=tmp_path, runs=tmp_path)
+        load_state(pinned, runs=tmp_path)
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     put(tmp_path / "teacher.safetensors", 1.0)
     with pytest.raises(RunError, match=r"there is no file .*/teacher.pt; did you mean `teacher.safetensors`\?"):
-        load_state("file://teacher.pt", base=tmp_path, runs=tmp_path)
+        load_state(f"file://{tmp_path}/teacher.pt", runs=tmp_path)
     with pytest.raises(RunError, match=r"there is no file .*/nowhere/x.pt$"):
-        load_state("nowhere/x.pt", base=tmp_path, runs=tmp_path)
+        load_state(f"{tmp_path}/nowhere/x.pt", runs=tmp_path)
 
 
-def test_an_unknown_scheme_is_refused_and_known_ones_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"weights `htp://x/y`: nobody reads `htp://`; .*file, hf, run"):
-        load_state("htp://x/y", base=tmp_path, runs=tmp_path)
-
-
-def test_a_plugin_may_bring_a_scheme(tmp_path: Path) -> None:
-    def loader(uri: str, *, base: Path, runs: Path) -> tuple[dict[str, Any], str]:
-        return {"w": torch.ones(1)}, f"{uri}@7"
-
-    state, pinned = load_state("zoo://net", base=tmp_path, runs=tmp_path, loaders={"zoo": loader})
-    assert (first(state), pinned) == (1.0, "zoo://net@7")
+@pytest.mark.parametrize(
+    ("uri", "scheme"), [("a/b.pt", "file"), ("file:///a.pt", "file"), ("run://a/b/c", "run"), ("zoo.s3://a", "zoo.s3")]
+)
+def test_the_scheme_of_an_address_names_its_component(uri: str, scheme: str) -> None:
+    assert scheme_of(uri) == scheme
 
 
 # ---- runs
@@ -106,9 +115,9 @@ def runs(tmp_path: Path) -> Path:
     ],
 )
 def test_runs_are_read_and_pinned(runs: Path, uri: str, value: float, pinned: str) -> None:
-    state, found = load_state(uri, base=runs / "elsewhere", runs=runs)
+    state, found = load_state(uri, runs=runs)
     assert (first(state), found) == (value, pinned)
-    assert load_state(found, base=runs, runs=runs)[1] == found
+    assert load_state(found, runs=runs)[1] == found
 
 
 @pytest.mark.parametrize(
@@ -125,7 +134,7 @@ def test_runs_are_read_and_pinned(runs: Path, uri: str, value: float, pinned: st
 )
 def test_a_run_that_is_not_there_is_explained(runs: Path, uri: str, message: str) -> None:
     with pytest.raises(RunError, match=message) as caught:
-        load_state(uri, base=runs, runs=runs)
+        load_state(uri, runs=runs)
     assert uri in str(caught.value)
 
 
@@ -133,7 +142,7 @@ def test_a_run_under_way_is_not_taken_silently(runs: Path) -> None:
     for report in (runs / "demo").glob("*/report.json"):
         report.unlink()
     with pytest.raises(RunError, match=r"no finished run in .*demo; wait for it, or name a run"):
-        load_state("run://demo/teach/teacher", base=runs, runs=runs)
+        load_state("run://demo/teach/teacher", runs=runs)
 
 
 # ---- the hub
@@ -177,7 +186,7 @@ def test_the_hub_is_read_and_pinned_to_the_commit(
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"w{number}": torch.full((1,), float(number))}
         save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
-    state, pinned = load_state("hf://me/net", base=tmp_path, runs=tmp_path)
+    state, pinned = load_state("hf://me/net", runs=tmp_path)
     assert {name: float(tensor) for name, tensor in state.items()} == {f"w{i}": float(i) for i in range(len(read))}
     assert pinned == "hf://me/net@sha-of-main"
 
@@ -185,7 +194,7 @@ def test_the_hub_is_read_and_pinned_to_the_commit(
 def test_a_revision_of_the_hub_is_followed(hub: dict[str, list[str]], tmp_path: Path) -> None:
     hub["me/net"] = ["model.safetensors"]
     put(tmp_path / "hub/me/net/sha-of-v2/model.safetensors", 5.0)
-    state, pinned = load_state("hf://me/net@v2", base=tmp_path, runs=tmp_path)
+    state, pinned = load_state("hf://me/net@v2", runs=tmp_path)
     assert (first(state), pinned) == (5.0, "hf://me/net@sha-of-v2")
 
 
@@ -202,10 +211,10 @@ def test_what_the_hub_does_not_have_is_explained(
 ) -> None:
     hub["me/empty"] = ["README.md"]
     with pytest.raises(RunError, match=message):
-        load_state(uri, base=tmp_path, runs=tmp_path)
+        load_state(uri, runs=tmp_path)
 
 
 def test_the_hub_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(RunError, match="reading from the hub needs `pip install huggingface_hub`"):
-        load_state("hf://me/net", base=tmp_path, runs=tmp_path)
+        load_state("hf://me/net", runs=tmp_path)
