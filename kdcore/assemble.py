@@ -115,8 +115,7 @@ def _freeze(stage: Stage, cast: Cast) -> list[nn.Module]:
                 raise RecipeError(
                     [Problem(f"freeze: `{pattern}` matches nothing in model `{name}`", path=f"{stage.path}.freeze")]
                 )
-            for key in found:
-                frozen.append(modules[key].requires_grad_(False))
+            frozen += [modules[key].requires_grad_(False) for key in found]
             for key in parameters:
                 model.get_parameter(key).requires_grad_(False)
     return frozen

@@ -109,11 +109,12 @@ def unmet(text: str) -> Problem | None:
     try:
         installed = core_version() if names(text, "kdcore") else version(wanted.name)
     except PackageNotFoundError:
-        return Problem(f"the recipe requires `{needs}`, which is not installed", f"pip install '{needs}'")
+        what = f"the recipe requires `{needs}`, which is not installed"
+        return Problem(what, f"pip install '{needs}'", plugin=True)
     if wanted.specifier.contains(installed, prereleases=True):
         return None
     what = f"the recipe requires `{needs}`, but {wanted.name} {installed} is installed"
-    return Problem(what, f"pip install '{needs}'")
+    return Problem(what, f"pip install '{needs}'", plugin=True)
 
 
 def names(text: str, distribution: str) -> bool:

@@ -204,11 +204,11 @@ class Distiller(pl.LightningModule):
         found = dict(zip(self._names, values, strict=True))
         wrong = [name for name, value in found.items() if not np.isfinite(value)]
         if wrong:
+            names = " and ".join(f"`{name}`" for name in wrong)
             raise RunError(
-                f"stage `{self.stage_name}`: the loss {' and '.join(f'`{name}`' for name in wrong)} became "
-                f"{found[wrong[0]]} by step {self.global_step}. No update was made with it; the last checkpoint is good. "
-                "Look at what it reads: a teacher that gives NaN or inf, a masked row without any class, a learning rate "
-                "that is too high"
+                f"stage `{self.stage_name}`: the loss {names} became {found[wrong[0]]} by step {self.global_step}. "
+                "No update was made with it, and the last checkpoint is good. Look at what it reads: a teacher that "
+                "gives NaN or inf, a masked row without any class, a learning rate that is too high"
             )
         return {f"{self.stage_name}/train/{name}": value for name, value in found.items()}
 

@@ -19,6 +19,7 @@ class Problem:
         file: the file that holds it, or empty.
         line: 1-based line in ``file``; 0 when there is none.
         level: an ``error`` stops the run, a ``warning`` is only shown.
+        plugin: the recipe is not at fault, but a plugin that it needs is missing, disabled or broken.
     """
 
     message: str
@@ -27,6 +28,7 @@ class Problem:
     file: str = ""
     line: int = 0
     level: Literal["error", "warning"] = "error"
+    plugin: bool = False
 
     def at(self, file: str, line: int) -> Problem:
         """The same problem, placed in a file."""
@@ -59,9 +61,15 @@ class ProblemsError(KdcoreError):
 
 
 class RecipeError(ProblemsError):
-    """The recipe or the command line is wrong. Carries **all** problems that were found."""
+    """The recipe or the command line is wrong. Carries **all** problems that were found.
 
-    exit_code = 2
+    Where plugins are all that is wrong, its exit code is that of :class:`PluginError`.
+    """
+
+    def __init__(self, problems: Sequence[Problem] | str) -> None:
+        super().__init__(problems)
+        only_plugins = bool(self.problems) and all(problem.plugin for problem in self.problems)
+        self.exit_code = PluginError.exit_code if only_plugins else 2
 
 
 class PluginError(ProblemsError):

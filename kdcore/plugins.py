@@ -228,22 +228,26 @@ class Plugins:
                 raise
             except BaseException as error:  # a plugin may raise anything, SystemExit included
                 what = f"plugin `{plugin.info.name}` fails in {hook}: {explain(error)}"
-                problems.append(Problem(what, f"report it to the authors of {plugin.origin}"))
+                problems.append(Problem(what, f"report it to the authors of {plugin.origin}", plugin=True))
         return problems
 
     def _need(self, name: str) -> Problem | None:
         """Load a plugin because a recipe needs it; the reason why that is impossible."""
         if name == "local":
-            return None if self._files else Problem("no plugin file is loaded", "name it with `--plugin FILE.py`")
+            return None if self._files else Problem(
+                "no plugin file is loaded", "name it with `--plugin FILE.py`", plugin=True
+            )
         if name not in self._installed:
             known = did_you_mean(name, {*self._installed, *FIRST_PARTY})
             hint = f"pip install kdcore-{name}" if name in FIRST_PARTY else known
-            return Problem(f"no plugin `{name}` is installed", hint)
+            return Problem(f"no plugin `{name}` is installed", hint, plugin=True)
         plugin = self._load(self._installed[name])
         if plugin.status == "disabled":
-            return Problem(f"plugin `{name}` is disabled", f"add it to KDCORE_PLUGINS={os.environ['KDCORE_PLUGINS']}")
+            hint = f"add it to KDCORE_PLUGINS={os.environ['KDCORE_PLUGINS']}"
+            return Problem(f"plugin `{name}` is disabled", hint, plugin=True)
         if plugin.status == "broken":
-            return Problem(f"plugin `{name}` ({plugin.origin}) is broken: {plugin.reason}", "see `kdcore doctor`")
+            what = f"plugin `{name}` ({plugin.origin}) is broken: {plugin.reason}"
+            return Problem(what, "see `kdcore doctor`", plugin=True)
         plugin.needed = True
         return None
 
@@ -313,9 +317,8 @@ def _problems(plugin: Plugin, hook: str, answers: Iterable[Any]) -> Iterator[Pro
             if isinstance(item, Problem):
                 yield replace(item, message=f"{name}: {item.message}")
             else:
-                yield Problem(
-                    f"plugin `{name}` answers {item!r} to {hook}", f"report it to the authors of {plugin.origin}"
-                )
+                what = f"plugin `{name}` answers {item!r} to {hook}"
+                yield Problem(what, f"report it to the authors of {plugin.origin}", plugin=True)
 
 
 def _a(kind: str) -> str:

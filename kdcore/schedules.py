@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 class Progress(float):
-    """How much of the stage is done, in [0, 1]; ``losses`` holds the running mean of each loss by name (on the device)."""
+    """How much of the stage is done, in [0, 1].
+
+    Attributes:
+        losses: the running mean of each loss by name, on the device.
+    """
 
     losses: Mapping[str, Tensor]
 

@@ -12,7 +12,10 @@ Signals: TypeAlias = "dict[str, Tensor]"
 """What a model says about a batch: ``logits``, ``tap.<name>``, ... by name."""
 
 Batch: TypeAlias = "dict[str, Any]"
-"""What the data says: ``id``, ``labels`` aligned with ``logits`` (-100 = none), the task's inputs, optional ``mask``, ``weight``, ``views``."""
+"""What the data says: ``id``, the task's inputs, ``labels`` aligned with ``logits`` (-100 = none).
+
+Optional are ``mask`` and ``weight``, aligned with ``labels``, and ``views``, batches by name.
+"""
 
 IGNORE = -100
 """The label of a position that has none (torch's own ``ignore_index``)."""

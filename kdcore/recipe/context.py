@@ -48,10 +48,11 @@ class Context:
     def __post_init__(self) -> None:
         self.converter.schedule = self._schedule
 
-    def error(self, node: Node, message: str, hint: str = "") -> None:
-        """Something is wrong with the value of this node."""
+    def error(self, node: Node, message: str, hint: str = "", *, plugin: bool = False) -> None:
+        """Something is wrong with the value of this node, or with the plugin it names."""
         mark = node.mark
-        self.problems.append(Problem(self._printable(message), self._printable(hint), mark.path, mark.file, mark.line))
+        message, hint = self._printable(message), self._printable(hint)
+        self.problems.append(Problem(message, hint, mark.path, mark.file, mark.line, plugin=plugin))
 
     def _printable(self, message: str) -> str:
         for value, name in self.secrets.items():
@@ -123,7 +124,7 @@ class Context:
             if use.mark.interpolated:  # the finder's message would print what the environment holds
                 self.error(use, f"{use.show()} is no {kind} that is known here", "write its name")
             else:
-                self.error(use, found.message, found.hint)
+                self.error(use, found.message, found.hint, plugin=found.plugin)
         return None
 
     def read_source(self, node: Node, read: Callable[[], _T], default: _T) -> _T:

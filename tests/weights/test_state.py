@@ -9,7 +9,7 @@ from safetensors.torch import load_file, load_model
 from torch import nn
 
 from kdcore.errors import RunError
-from kdcore.run import state as state_module
+from kdcore.weights import state as state_module
 from kdcore.weights.state import read_state, save_state
 
 
