@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from kdcore.cast import Cast
 from kdcore.data.base import Data
 from kdcore.data.seeds import derive_seed
-from kdcore.errors import PluginError, Problem, RecipeError, RunError
+from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.hookspecs import Kind
 from kdcore.plugins import Plugins
 from kdcore.recipe.content import digest
@@ -70,11 +70,11 @@ class Builder:
         """The component a slot names.
 
         Raises:
-            PluginError: nobody provides it.
+            RecipeError: nobody provides it.
         """
         found = self.plugins.find(kind, slot.use)
         if isinstance(found, Problem):
-            raise PluginError([Problem(found.message, found.hint, slot.path)])
+            raise RecipeError([replace(found, path=slot.path)])
         return found
 
     def _value(self, value: Any) -> Any:

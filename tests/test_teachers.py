@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, Precision
 from torch import Tensor, nn
 from toy_stage import Squares, Vectors, batch_of, bind, net
 
@@ -55,14 +55,13 @@ def test_the_teacher_is_outside_of_the_distillers_tree() -> None:
     assert not {id(p) for p in owner.parameters()} & {id(p) for p in holder.module.parameters()}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("cast_to", [lambda d, t: d.to(t), lambda d, t: d.type(t)])
-def test_casting_the_distiller_casts_the_teacher(
-    dtype: torch.dtype, cast_to: Callable[[Distiller, torch.dtype], Distiller]
-) -> None:
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [(HalfPrecision("bf16-true"), torch.bfloat16), (DoublePrecision(), torch.float64)]
+)
+def test_lightnings_precisions_reach_the_teacher(precision: Precision, dtype: torch.dtype) -> None:
     holder = Frozen(net(norm=True))
     owner = distiller(holder)
-    cast_to(owner, dtype)
+    precision.convert_module(owner)
     kept = {name: value.dtype for name, value in holder.module.state_dict().items()}
     assert kept.pop("1.num_batches_tracked") == torch.int64
     assert set(kept.values()) == {dtype}

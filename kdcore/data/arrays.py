@@ -75,7 +75,7 @@ class Arrays(Data):
         ValueError: shares that leave nothing to train on.
     """
 
-    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "height", "width", "features")
+    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "image_height", "image_width", "features")
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Arrays(Data):
         self._splits = {name: everything.rows(index) for name, index in rows.items()}
         self.facts = {"classes": int(y.max()) + 1, "features": image[0].numel()}
         if image.ndim == 4:
-            self.facts.update(zip(("channels", "height", "width"), image.shape[1:], strict=True))
+            self.facts.update(zip(("channels", "image_height", "image_width"), image.shape[1:], strict=True))
 
     def split(self, name: Split) -> Columns | None:
         columns = self._splits.get(name)

@@ -35,11 +35,11 @@ class Digits(Data):
     (its test set, CC BY 4.0).
     """
 
-    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "height", "width", "features")
+    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "image_height", "image_width", "features")
 
     def __init__(self, *, batch_size: int = 128, labels: int | None = None) -> None:
         super().__init__(batch_size=batch_size)
-        self.facts = {"classes": 10, "channels": 1, "height": 8, "width": 8, "features": 64}
+        self.facts = {"classes": 10, "channels": 1, "image_height": 8, "image_width": 8, "features": 64}
         self.class_names = tuple("0123456789")
         self._labels = labels
 

@@ -133,7 +133,7 @@ class Context:
             return read()
         except PluginError as error:
             for problem in error.problems:
-                self.error(node.items.get("use", node), problem.message, problem.hint)
+                self.error(node.items.get("use", node), problem.message, problem.hint, plugin=True)
             return default
 
     def literal(self, node: Node, component: Component, attribute: str, default: Any) -> Any:

@@ -29,7 +29,7 @@ class Classify(Task):
         ValueError: fewer than two classes.
     """
 
-    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "height", "width", "features")
+    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "image_height", "image_width", "features")
     primary: ClassVar[tuple[str, str]] = ("accuracy", "max")
     class_axis: ClassVar[int] = -1
 
@@ -84,11 +84,11 @@ class Classify(Task):
 
     def _shape(self) -> tuple[int, ...]:
         """Of one sample; vectors have no channels."""
-        for names in (("channels", "height", "width"), ("features",)):
+        for names in (("channels", "image_height", "image_width"), ("features",)):
             if all(name in self.facts for name in names):
                 return tuple(self.facts[name] for name in names)
         raise ValueError(
-            "an example needs the facts channels, height and width, or features; "
+            "an example needs the facts channels, image_height and image_width, or features; "
             f"known are: {', '.join(sorted(self.facts))}. The data gives them"
         )
 

@@ -61,8 +61,8 @@ def test_columns_need_ids() -> None:
 @pytest.mark.parametrize(
     ("shape", "sample", "facts"),
     [
-        ((60, 2, 4, 5), (2, 4, 5), {"channels": 2, "height": 4, "width": 5, "features": 40}),
-        ((60, 4, 5), (1, 4, 5), {"channels": 1, "height": 4, "width": 5, "features": 20}),
+        ((60, 2, 4, 5), (2, 4, 5), {"channels": 2, "image_height": 4, "image_width": 5, "features": 40}),
+        ((60, 4, 5), (1, 4, 5), {"channels": 1, "image_height": 4, "image_width": 5, "features": 20}),
         ((60, 7), (7,), {"features": 7}),
     ],
 )

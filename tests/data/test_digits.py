@@ -26,9 +26,9 @@ def digits() -> Digits:
 
 def test_facts_fit_the_images(digits: Digits) -> None:
     image = digits.split("val").columns["image"]
-    assert digits.facts == {"classes": 10, "channels": 1, "height": 8, "width": 8, "features": 64}
+    assert digits.facts == {"classes": 10, "channels": 1, "image_height": 8, "image_width": 8, "features": 64}
     assert tuple(digits.facts) == Digits.fact_names
-    assert tuple(image.shape[1:]) == tuple(digits.facts[name] for name in ("channels", "height", "width"))
+    assert tuple(image.shape[1:]) == tuple(digits.facts[name] for name in ("channels", "image_height", "image_width"))
     assert image[0].numel() == digits.facts["features"]
     assert digits.class_names == tuple("0123456789")
 

@@ -294,21 +294,28 @@ def test_the_models_that_a_stage_involves(fields: dict[str, Any], models: set[st
 # ---- versions
 
 
-def test_the_versions_of_the_core_and_of_needed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+PLUGIN = """
+from kdcore.hookspecs import hookimpl
+KDCORE_API = 1
+
+@hookimpl
+def kdcore_configure(run): ...
+"""
+
+
+def test_the_versions_of_the_core_and_of_needed_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("versioned", "present"):
+        (tmp_path / f"kdcore_test_{name}.py").write_text(PLUGIN)
+        info = tmp_path / f"kdcore_{name}-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: kdcore-{name}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[kdcore]\n{name} = kdcore_test_{name}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("KDCORE_PLUGINS", raising=False)
     plugins = Plugins()
-    assert set(installed_versions(plugins)) == set(CORE) - _not_installed()
-    info = type("Info", (), {"distribution": "pytest"})
-    monkeypatch.setattr(Plugins, "needed", lambda self: (info,))
-    assert installed_versions(plugins)["pytest"] == pytest.__version__
-
-
-def _not_installed() -> set[str]:
-    from importlib import metadata
-
-    missing = set()
-    for name in CORE:
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            missing.add(name)
-    return missing
+    core = installed_versions(plugins)
+    assert {"torch", "lightning", "omegaconf"} <= set(core) <= set(CORE)
+    plugins.describe()  # loads every plugin, which alone has no effect
+    assert installed_versions(plugins) == core
+    assert plugins.check_requires(["kdcore-versioned>=1"]) == []
+    assert installed_versions(plugins) == {**core, "kdcore-versioned": "1.5"}

@@ -13,7 +13,7 @@ from kdcore.models.mlp import MLP
 from kdcore.task import set_input_statistics
 from kdcore.tasks.classify import Classify
 
-IMAGE_FACTS = {"classes": 3, "channels": 2, "height": 5, "width": 4, "features": 40}
+IMAGE_FACTS = {"classes": 3, "channels": 2, "image_height": 5, "image_width": 4, "features": 40}
 
 
 def task(**facts: int) -> Classify:
@@ -67,7 +67,7 @@ def test_an_example_has_the_shapes_of_the_facts_and_is_always_the_same(
 
 def test_an_example_without_facts_says_which_are_missing() -> None:
     with pytest.raises(
-        ValueError, match=r"needs the facts channels, height and width, or features; known are: classes"
+        ValueError, match=r"needs the facts channels, image_height and image_width, or features; known are: classes"
     ):
         Classify(classes=3).example(1)
 
