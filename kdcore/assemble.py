@@ -50,6 +50,7 @@ def assemble(builder: Builder, stage: Stage) -> BuiltStage:
         # before taps and compile, which a copy must not carry along
         follower.follow(cast.trained[follower.of])
     losses = _Losses(builder, stage, cast).build()
+    _refuse_split(stage, losses)
     frozen_parts = _freeze(stage, cast)
     for name, module in cast.trained.items():
         if builder.recipe.models[name].compile:
@@ -100,6 +101,23 @@ def _start(builder: Builder, stage: Stage, cast: Cast) -> None:
         kept = tuple(key for key in target.state_dict() if key not in wanted) if init.map else ()
         for line in fit_state(target, wanted, partial=kept, source=f"model `{init.source}`"):
             builder.say(f"model `{name}`: {line}")
+
+
+def _refuse_split(stage: Stage, losses: list[BoundLoss]) -> None:
+    """A loss over pairs of samples is another one on small batches: accumulating those does not give it back."""
+    accumulate = stage.trainer.get("accumulate_grad_batches", 1)
+    coupled = [loss.name for loss in losses if loss.loss.relational]
+    if coupled and accumulate > 1:
+        raise RecipeError(
+            [
+                Problem(
+                    f"loss `{name}` couples the samples of a batch: {accumulate} small batches are not one large one",
+                    "leave `trainer.accumulate_grad_batches` at 1 and give the data its full `batch_size`",
+                    f"{stage.path}.losses.{name}",
+                )
+                for name in coupled
+            ]
+        )
 
 
 def _freeze(stage: Stage, cast: Cast) -> list[nn.Module]:

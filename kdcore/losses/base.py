@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -35,15 +35,14 @@ class Loss(nn.Module):
     Class attributes:
         needs: ``role.signal`` pairs it reads, for instance ``student.logits``.
         signal: the signal name that ``at:`` and ``signal:`` in a recipe rebind.
-        relational: the value couples the samples of a batch, so it is not additive over a split.
-        gather: signals are collected over ranks before the loss sees them.
+        relational: the value couples the samples of a batch, so it is not additive over a split: it
+            refuses gradient accumulation.
         live: the teacher is run with gradients although it is frozen.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.logits", "teacher.logits"})
     signal: ClassVar[str] = "logits"
     relational: ClassVar[bool] = False
-    gather: ClassVar[bool] = False
     live: ClassVar[bool] = False
 
     class_axis: int = -1
@@ -61,9 +60,6 @@ class Loss(nn.Module):
             facts: the task's facts (``classes``, ``channels``, ...).
             models: gives the module behind a role, live or frozen.
         """
-
-    def prepass(self, stream: Iterable[tuple[Mapping[str, Signals], Batch]]) -> None:
-        """Run once at a stage's start, without gradients, for what must be known beforehand; keep it in buffers."""
 
     def count(self, batch: Batch) -> Tensor | None:
         """How many terms this batch will have, if the batch alone tells; else ``None``."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcore.assemble import BuiltStage, assemble
 from kdcore.build import Builder
-from kdcore.cast import Cast
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
 from kdcore.evaluate import evaluate
@@ -28,7 +26,7 @@ from kdcore.run.folder import STAGE_FILE, RunFolder, adopt, find_stage, read_jso
 from kdcore.run.history import History
 from kdcore.run.trainer import Configuration, make_trainer
 from kdcore.scores import to_device
-from kdcore.teachers import Follower
+from kdcore.weights.state import read_state, save_state
 
 Metrics = dict[str, dict[str, float]]
 """Metric values by model."""
@@ -43,7 +41,7 @@ class Options:
         seeds: how many seeds, from the recipe's on.
         stage: run this stage only.
         probe: score teachers and check losses before the first step.
-        fresh: reuse nothing.
+        fresh: reuse nothing; with ``stage``, only of that one.
     """
 
     runs: Path
@@ -57,72 +55,85 @@ class Options:
 class SeedRun:
     """One pass through the stages, with one seed.
 
+    Args:
+        recipe: what to run.
+        builder: makes this seed's objects.
+        folder: of the run.
+        identities: of each stage, by name.
+        options: how.
+        say: prints a line.
+        keep: called when there is something new to write down: a pinned address, a change that a plugin made.
+        loggers: besides ``metrics.csv``.
+
     Attributes:
         finished: what each finished stage found, by name: the content of its ``stage.json``.
         changes: what plugins changed of the trainers, by stage.
+        device: where the last stage ran.
     """
 
     recipe: Recipe
     builder: Builder
     folder: RunFolder
-    seed: int
-    several: bool
-    identities: dict[str, str]
+    identities: Mapping[str, str]
     options: Options
     say: Callable[[str], None]
-    loggers: list[Logger]
+    keep: Callable[[], None] = lambda: None
+    loggers: list[Logger] = field(default_factory=list)
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    changes: dict[str, list[str]] = field(default_factory=dict, init=False)
+    device: torch.device = field(default=torch.device("cpu"), init=False)
+    _teacher_scores: Metrics = field(default_factory=dict, init=False)
 
-    def __post_init__(self) -> None:
-        self.finished: dict[str, dict[str, Any]] = {}
-        self.changes: dict[str, list[str]] = {}
-        self.device = torch.device("cpu")
-        self._teacher_scores: Metrics = {}
+    @property
+    def seed(self) -> int:
+        return self.builder.seed
 
     def run(self) -> None:
-        """Every stage that is not finished, or the one that was asked for."""
+        """Every stage that is not finished; or the one that was asked for, on what the stages before it left.
+
+        Raises:
+            RunError: a stage before the one that was asked for is not finished.
+        """
         for stage in self.recipe.stages.values():
-            place = self._place(stage)
-            found = self._reusable(stage, place)
-            if found is not None:
-                self._take(stage, *found)
-            elif self.options.stage in (None, stage.name):
+            place, wanted = self.place(stage), self.options.stage in (None, stage.name)
+            source = self._finished(stage, place, fresh=self.options.fresh and wanted)
+            if source is not None:
+                self._take(stage, source, place)
+            elif wanted:
                 self._run(stage, place)
-            elif self.options.stage in self.recipe.stages and self._comes_before(stage):
+            else:
                 raise RunError(
                     f"stage `{self.options.stage}` comes after `{stage.name}`, which has not been run: "
-                    f"run it first with `--stage {stage.name}`"
+                    f"run it first with `--stage {stage.name}`, or all of them without `--stage`"
                 )
+            if stage.name == self.options.stage:
+                return
 
-    def _comes_before(self, stage: Stage) -> bool:
-        names = list(self.recipe.stages)
-        return names.index(stage.name) < names.index(str(self.options.stage))
-
-    def _place(self, stage: Stage) -> Path:
-        return self.folder.stage(stage.name, seed=self.seed if self.several and not stage.once else None)
+    def place(self, stage: Stage) -> Path:
+        """The stage's folder; seeds share that of a stage that says ``once``."""
+        several = self.options.seeds > 1 and not stage.once
+        return self.folder.stage(stage.name, seed=self.seed if several else None)
 
     # ---- stages that are finished
 
-    def _reusable(self, stage: Stage, place: Path) -> tuple[Path, dict[str, Any]] | None:
+    def _finished(self, stage: Stage, place: Path, *, fresh: bool) -> Path | None:
+        """Where the stage was finished: in this folder, by an earlier start or another seed, or in an older run."""
         identity = self.identities[stage.name]
-        mine = read_json(place / STAGE_FILE)
-        if mine is not None and mine.get("identity") == identity:
-            return place, mine
-        # a stage inside this very folder may be another seed's that says `once`
-        source = None if self.options.fresh else find_stage(self.options.runs, self.recipe.name, stage.name, identity)
-        content = None if source is None else read_json(source / STAGE_FILE)
-        if source is None or content is None:
-            return None
-        self._say(stage, f"reused from {source}: nothing that matters has changed (--fresh runs it again)")
-        if rank_zero_only.rank == 0:
-            adopt(source, place)
-        return source, content
+        if (read_json(place / STAGE_FILE) or {}).get("identity") == identity:
+            return place
+        return None if fresh else find_stage(self.options.runs, self.recipe.name, stage.name, identity)
 
-    def _take(self, stage: Stage, source: Path, content: dict[str, Any]) -> None:
-        data = self.builder.data(stage.data)
-        facts = self.builder.task(stage.task, data).facts
+    def _take(self, stage: Stage, source: Path, place: Path) -> None:
+        if source != place:
+            self._say(stage, f"reused from {source}: nothing that matters has changed (--fresh runs it again)")
+            if rank_zero_only.rank == 0:
+                adopt(source, place)
+        elif not stage.once or self.seed == self.recipe.seed:
+            self._say(stage, "is finished")
+        facts = self.builder.task(stage.task, self.builder.data(stage.data)).facts
         for name in stage.train:
-            self.builder.net(name, facts).load_state_dict(load_file(source / f"{name}.safetensors"))
-        self.finished[stage.name] = content
+            self.builder.net(name, facts).load_state_dict(read_state(source / f"{name}.safetensors"))
+        self.finished[stage.name] = read_json(source / STAGE_FILE) or {}
 
     # ---- a stage that is run
 
@@ -131,9 +142,10 @@ class SeedRun:
             self._act(stage, place)
             return
         started = time.monotonic()
-        seed = derive_seed(self.recipe.seed if stage.once else self.seed, "stage")
+        seed = derive_seed(self._seed_of(stage), "stage")
         pl.seed_everything(seed, workers=True, verbose=False)
         built = assemble(self.builder, stage)
+        self.keep()
         if stage.left_out:
             self._say(stage, f"has no teacher, so it goes without {', '.join(stage.left_out)}")
         last = place / "last.ckpt"
@@ -143,10 +155,7 @@ class SeedRun:
             self.device = trainer.strategy.root_device
             teachers = self._probe(stage, built, resumed=resume is not None)
             pl.seed_everything(seed, workers=True, verbose=False)
-            trainer.fit(built.distiller, datamodule=built.data, ckpt_path=resume, weights_only=True)
-            if trainer.interrupted:
-                raise KeyboardInterrupt
-            trainer.strategy.barrier()
+            _fit(trainer, built, resume)
             self._finish(stage, place, built, trainer, teachers, time.monotonic() - started)
         finally:
             built.close()
@@ -154,8 +163,10 @@ class SeedRun:
     def _trainer(self, stage: Stage, place: Path, built: BuiltStage, resume: Path | None) -> pl.Trainer:
         configuration = Configuration(self.recipe, stage.name, self.say)
         self.builder.plugins.configure(configuration)
-        self.changes[stage.name] = configuration.changes
-        step = None if resume is None else int(torch.load(resume, weights_only=True, map_location="cpu")["global_step"])
+        if configuration.changes:
+            self.changes[stage.name] = configuration.changes
+            self.keep()
+        step = None if resume is None else int(torch.load(resume, weights_only=True, mmap=True)["global_step"])
         if step is not None:
             self._say(stage, f"goes on after step {step}")
         return make_trainer(
@@ -174,89 +185,86 @@ class SeedRun:
             return {}
         built.data.data.trainer = None
         scored = self._score_teachers(stage, built)
+        metric = built.cast.task.primary[0]
         for name, values in scored.items():
-            metric = built.cast.task.primary[0]
             self._say(stage, f"teacher `{name}` has {metric} {values[metric]:.4f} on the validation set")
             check_teacher(name, values, built.cast.task)
         if not resumed:
-            batch = next(iter(built.data.data.train_dataloader()))
+            batch = to_device(next(iter(built.data.data.train_dataloader())), self.device)
             built.distiller.to(self.device)
-            batch = to_device(batch, self.device)
-            for warning in check_losses(built.cast, built.losses, batch, built.distiller._prepared):
+            for warning in check_losses(built.cast, built.losses, batch, built.distiller.prepared):
                 self._say(stage, f"warning: {warning}")
         return scored
 
     def _score_teachers(self, stage: Stage, built: BuiltStage) -> Metrics:
-        names = [
-            name
-            for name in stage.teachers
-            if name not in built.cast.trained and not isinstance(built.cast.followers.get(name), Follower)
-        ]
-        wanted = {
-            name: self.builder.scores(stage, built.cast.task) for name in names if name not in self._teacher_scores
-        }
+        """Of the teachers that are frozen; each is scored once, however many stages it teaches."""
+        cast = built.cast
+        names = [name for name in stage.teachers if name not in cast.trained and name not in cast.followers]
+        wanted = {name: self.builder.scores(stage, cast.task) for name in names if name not in self._teacher_scores}
         if wanted:
-            found, _ = evaluate(built.cast, wanted, built.data.data.val_dataloader(), self.device)
+            found, _ = evaluate(cast, wanted, built.data.data.val_dataloader(), self.device)
             self._teacher_scores.update(found)
         return {name: self._teacher_scores[name] for name in names}
 
     def _finish(
         self, stage: Stage, place: Path, built: BuiltStage, trainer: pl.Trainer, teachers: Metrics, seconds: float
     ) -> None:
-        """Keep the weights the recipe asks for, score them and write them: the marker of a finished stage comes last."""
-        best = place / "best.ckpt"
+        """Keep the weights that the recipe asks for, score and write them; what marks the stage finished comes last."""
+        best, trained = place / "best.ckpt", built.cast.trained
+        trainer.strategy.barrier()
         if stage.keep == "best" and best.is_file():
             state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
-            for name, module in built.cast.trained.items():
+            for name, module in trained.items():
                 module.load_state_dict(_part(state, f"students.{name}."))
         built.data.data.trainer = None
         kept, _ = evaluate(
             built.cast,
-            {name: self.builder.scores(stage, built.cast.task) for name in built.cast.trained},
+            {name: self.builder.scores(stage, built.cast.task) for name in trained},
             built.data.data.val_dataloader(),
             self.device,
-            teachers=dict.fromkeys(built.cast.trained, stage.teachers[:1]),
+            teachers=dict.fromkeys(trained, stage.teachers[:1]),
         )
         built.distiller.cpu()
         content = {
             "identity": self.identities[stage.name],
             "stage": stage.name,
-            "seed": self.recipe.seed if stage.once else self.seed,
+            "seed": self._seed_of(stage),
             "steps": trainer.global_step,
             "seconds": round(seconds, 1),
-            "last": built.distiller.latest or kept,
-            "best": kept,
-            "teachers": teachers,
+            "last": _finite(built.distiller.latest or kept),
+            "best": _finite(kept),
+            "teachers": _finite(teachers),
         }
         if rank_zero_only.rank == 0:
-            for name, module in built.cast.trained.items():
-                save_model(place, name, module, self._card(stage, built, name, kept[name]))
+            for name, module in trained.items():
+                save_state(module.state_dict(), place / f"{name}.safetensors")
+                write_json(place / f"{name}.json", self._card(stage, built, name, content["best"][name]))
             write_json(place / STAGE_FILE, content)
         trainer.strategy.barrier()
         self.finished[stage.name] = content
+        metric = built.cast.task.primary[0]
         for name, values in kept.items():
-            metric = built.cast.task.primary[0]
             self._say(stage, f"`{name}` has {metric} {values[metric]:.4f} on the validation set ({seconds:.0f} s)")
 
-    def _card(self, stage: Stage, built: BuiltStage, name: str, values: dict[str, float]) -> dict[str, Any]:
-        slot = self.recipe.models[name]
-        names = built.data.data.class_names
+    def _card(self, stage: Stage, built: BuiltStage, name: str, metrics: Mapping[str, float | None]) -> dict[str, Any]:
+        """What one must know to use the weights."""
+        slot, names = self.recipe.models[name], built.data.data.class_names
         return {
             "model": name,
             "use": slot.use,
+            "args": slot.args,
             "stage": stage.name,
             "task": stage.task.use,
             "facts": built.cast.task.facts,
             "class_names": None if names is None else list(names),
             "mean": None if slot.mean is None else list(slot.mean),
             "std": None if slot.std is None else list(slot.std),
-            "metrics": values,
+            "metrics": metrics,
         }
 
     def _act(self, stage: Stage, place: Path) -> None:
         """A stage that runs an action: its table is written for later stages to read."""
-        if stage.do is None:
-            return
+        assert stage.do is not None
         data = self.builder.data(stage.data)
         task = self.builder.task(stage.task, data)
         action = self.builder.make("action", stage.do)
@@ -265,28 +273,40 @@ class SeedRun:
             raise RunError(f"action `{stage.do.use}` returned a {type(table).__name__}, not a table of tensors by name")
         content = {"identity": self.identities[stage.name], "stage": stage.name, "columns": sorted(table)}
         if rank_zero_only.rank == 0:
-            save_file({name: column.contiguous() for name, column in table.items()}, place / "table.safetensors")
+            save_state(table, place / "table.safetensors")
             write_json(place / STAGE_FILE, content)
         self.finished[stage.name] = content
 
+    def _seed_of(self, stage: Stage) -> int:
+        return self.recipe.seed if stage.once else self.seed
+
     def _say(self, stage: Stage, line: str) -> None:
-        self.say(f"stage `{stage.name}`: {line}")
+        several = self.options.seeds > 1 and not stage.once
+        self.say(f"{f'seed {self.seed}, ' if several else ''}stage `{stage.name}`: {line}")
 
 
-def save_model(folder: Path, name: str, module: nn.Module, card: dict[str, Any]) -> None:
-    """``<name>.safetensors`` and, beside it, ``<name>.json``: what one must know to use the weights."""
-    beside = folder / f".{name}.safetensors"
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-    save_file(state, beside, metadata={"kdcore": json.dumps(card)})
-    beside.replace(folder / f"{name}.safetensors")
-    write_json(folder / f"{name}.json", card)
+def _fit(trainer: pl.Trainer, built: BuiltStage, resume: Path | None) -> None:
+    """Train.
+
+    Raises:
+        KeyboardInterrupt: the person, or whoever manages the machine, wants it to stop.
+    """
+    try:
+        trainer.fit(built.distiller, datamodule=built.data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:
+        # Lightning's answer to both signals; after SIGTERM its exit code is that of success
+        if trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise
 
 
-def bare(builder: Builder, stage: Stage, names: tuple[str, ...]) -> Cast:
-    """Some of the recipe's models, all frozen, with a stage's task."""
-    data = builder.data(stage.data)
-    return builder.bare_cast(names, builder.task(stage.task, data))
-
-
-def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _finite(metrics: Metrics) -> dict[str, dict[str, float | None]]:
+    """JSON knows no NaN."""
+    return {
+        model: {name: value if math.isfinite(value) else None for name, value in values.items()}
+        for model, values in metrics.items()
+    }

@@ -95,7 +95,7 @@ def test_the_defaults_of_a_loss_read_both_logits_and_leave_the_count_to_forward(
     loss = Loss()
     assert loss.needs == {"student.logits", "teacher.logits"}
     assert loss.count({"labels": torch.zeros(3)}) is None
-    assert (loss.relational, loss.gather, loss.live, loss.class_axis) == (False, False, False, -1)
+    assert (loss.relational, loss.live, loss.class_axis) == (False, False, -1)
 
 
 def test_now_follows_the_progress():
