@@ -17,7 +17,7 @@ from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.hookspecs import Kind
 from kdcore.plugins import Plugins
 from kdcore.recipe.content import digest
-from kdcore.recipe.schema import ModelSlot, Recipe, Slot, Stage
+from kdcore.recipe.schema import ModelSlot, Nested, Recipe, Slot, Stage
 from kdcore.registry import Component
 from kdcore.scores import Scores
 from kdcore.task import Task, set_input_statistics
@@ -78,7 +78,9 @@ class Builder:
         return found
 
     def _value(self, value: Any) -> Any:
-        return self.make("schedule", value) if isinstance(value, Slot) else value
+        if not isinstance(value, Nested):
+            return value
+        return self.data(value) if value.kind == "data" else self.make("schedule", value)
 
     # ---- data, task, models
 

@@ -12,6 +12,7 @@ def kdcore_register(add: Add) -> None:
 
     add("data", "digits", "kdcore.data.digits:Digits")
     add("data", "arrays", "kdcore.data.arrays:Arrays")
+    add("data", "mix", "kdcore.data.mix:Mix")
 
     add("model", "convnet", "kdcore.models.convnet:ConvNet")
     add("model", "mlp", "kdcore.models.mlp:MLP")

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from kdcore.errors import KdcoreError, PluginError, Problem, RecipeError
+from kdcore.errors import KdcoreError, Problem, RecipeError, RunError, did_you_mean
 from kdcore.plugins import Plugins
 
 if TYPE_CHECKING:
     from kdcore.recipe.schema import Recipe
     from kdcore.run.restore import Restored
 
-RECIPES = "recipe files (or the name of a recipe that kdcore ships), then overrides such as `losses.kd.weight=0.5`"
+RECIPES = (
+    "recipe files, the name of a recipe that kdcore ships, or the folder of a run; "
+    "then overrides such as `losses.kd.weight=0.5`"
+)
+
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""What a disk answers that is full or failing."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,14 +32,11 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         0, or 1 where the run failed, 2 for the recipe or the usage, 3 for a plugin, 130 when interrupted.
+
+    Raises:
+        SystemExit: of ``argparse``, after ``--help`` (0) and usage that it does not understand (2).
     """
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "words")]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if hasattr(options, "words"):
-        options.words += rest
+    options = _parsed(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
         return verb(options)
@@ -39,18 +44,41 @@ def run(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where this one stopped", file=sys.stderr)
+        goes_on = ": the same command goes on where this one stopped" if verb is _fit else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        what = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
+        print(f"{what}: {error.strerror}. What was finished is kept: the same command goes on from there, "
+              "or choose another place with --runs DIR", file=sys.stderr)  # fmt: skip
+        return RunError.exit_code
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, with the words between and after them: argparse alone takes only those in one place."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "words")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if hasattr(options, "words"):
+        options.words += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kdcore", description="Knowledge-distillation recipes on Lightning.")
+    # no abbreviations: `--seed 5` would be `--seeds 5`, and is not what `seed=5` is
+    parser = argparse.ArgumentParser(
+        prog="kdcore", description="Knowledge-distillation recipes on Lightning.", allow_abbrev=False
+    )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def add(
         name: str, verb: Callable[[argparse.Namespace], int], text: str, *, recipe: bool
     ) -> argparse.ArgumentParser:
-        own = verbs.add_parser(name, help=text, description=text)
+        own = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         own.set_defaults(verb=verb)
         own.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE",
                          help="load a file of your own; its components are named `local.*`")  # fmt: skip
@@ -63,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         return own
 
     fit = add("fit", _fit, "run a recipe and write a report", recipe=True)
-    fit.add_argument("--seeds", type=_positive, default=1, metavar="N", help="run N seeds, from the recipe's on")
+    fit.add_argument("--seeds", type=_positive, metavar="N", help="run N seeds, from the recipe's on (default: 1)")
     fit.add_argument("--stage", metavar="NAME", help="run one stage only")
     fit.add_argument(
         "--no-probe", action="store_true", help="skip the checks of teachers and losses before the first step"
@@ -95,10 +123,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is no number from 1 on")
+    return int(text)
 
 
 def _present(options: argparse.Namespace) -> Plugins:
@@ -108,23 +135,56 @@ def _present(options: argparse.Namespace) -> Plugins:
     return plugins
 
 
-def _recipe(options: argparse.Namespace, plugins: Plugins) -> Recipe:
+def _read(options: argparse.Namespace) -> tuple[Recipe, Plugins]:
+    """The recipe, checked, and the plugins; prints warnings."""
     from kdcore.recipe.arguments import split_arguments
     from kdcore.recipe.check import read
+    from kdcore.run.folder import FOLDER
 
+    _open_run_folder(options)
+    plugins = _present(options)
     sources, overrides = split_arguments(options.words, plugins.shipped_recipes())
     recipe = read(sources, overrides, plugins, alone=not options.no_alone)
     problems = [*plugins.check_requires(recipe.requires), *plugins.check_recipe(recipe)]
-    for warning in [*recipe.warnings, *(problem for problem in problems if problem.level == "warning")]:
-        print(warning, file=sys.stderr)
     errors = [problem for problem in problems if problem.level == "error"]
     if errors:
         raise RecipeError(errors)
-    return recipe
+    if FOLDER not in os.environ:  # the process on the first device has said it
+        for warning in (*recipe.warnings, *problems):
+            print(warning, file=sys.stderr)
+    return recipe, plugins
+
+
+def _open_run_folder(options: argparse.Namespace) -> None:
+    """A word that is the folder of a run stands for what the run was started with."""
+    from kdcore.run.folder import RECIPE_FILE, RUN_FILE, RunFolder
+
+    for index, word in enumerate(options.words):
+        path = Path(word)
+        if not (path / RUN_FILE).is_file():
+            continue
+        record = RunFolder(path).read()
+        options.words[index] = str(path / RECIPE_FILE)
+        options.plugin += [path / file for file in record.get("plugin_files", ())]
+        options.no_alone = options.no_alone or not record.get("alone", True)
+        if getattr(options, "seeds", 0) is None:
+            options.seeds = record.get("seeds")
+
+
+def _stage(options: argparse.Namespace, recipe: Recipe) -> str | None:
+    """The stage that was asked for.
+
+    Raises:
+        RecipeError: the recipe has no such stage.
+    """
+    stage: str | None = options.stage
+    if stage is not None and stage not in recipe.stages:
+        raise RecipeError([Problem(f"--stage {stage}: there is no such stage", did_you_mean(stage, recipe.stages))])
+    return stage
 
 
 def _check(options: argparse.Namespace) -> int:
-    recipe = _recipe(options, _present(options))
+    recipe, _ = _read(options)
     for stage in recipe.stages.values():
         taught = f" taught by {', '.join(stage.teachers)}" if stage.teachers else ""
         what = f"train {', '.join(stage.train)}{taught}" if stage.do is None else f"do {stage.do.use}"
@@ -134,33 +194,27 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    plugins = _present(options)
-    recipe = _recipe(options, plugins)
-    if options.stage is not None and options.stage not in recipe.stages:
-        raise RecipeError([Problem(f"--stage {options.stage}: the recipe has {', '.join(recipe.stages)}")])
+    recipe, plugins = _read(options)
+    stage = _stage(options, recipe)
     from kdcore.run.fit import Fit
     from kdcore.run.quiet import quiet, say
     from kdcore.run.stages import Options
 
     quiet()
-    wanted = Options(options.runs, options.seeds, options.stage, not options.no_probe, options.fresh)
-    done = Fit(recipe, plugins, wanted, say, options.plugin).run()
-    if done.is_file():
-        _print_answer(done)
-    say(f"{'report' if done.is_file() else 'run folder'}: {done}")
+    wanted = Options(options.runs, options.seeds or 1, stage, not options.no_probe, options.fresh)
+    done = Fit(recipe, plugins, wanted, say, options.plugin, alone=not options.no_alone).run()
+    if done.is_dir():
+        say(f"run folder: {done}")
+        return 0
+    report = json.loads(done.with_suffix(".json").read_text(encoding="utf-8"))
+    for comparison in report["comparisons"].values():
+        say(comparison["answer"])
+    say(f"report: {done}")
     return 0
 
 
-def _print_answer(page: Path) -> None:
-    from kdcore.run.quiet import say
-
-    text = page.read_text(encoding="utf-8").split("\n## ")[0]
-    say("\n" + "\n".join(line for line in text.splitlines() if line and not line.startswith(("#", "!"))))
-
-
 def _restored(options: argparse.Namespace) -> Restored:
-    plugins = _present(options)
-    recipe = _recipe(options, plugins)
+    recipe, plugins = _read(options)
     from kdcore.run.quiet import quiet, say
     from kdcore.run.restore import restore
 
@@ -176,7 +230,7 @@ def _test(options: argparse.Namespace) -> int:
     return _score(options, "test")
 
 
-def _score(options: argparse.Namespace, split: str) -> int:
+def _score(options: argparse.Namespace, split: Literal["val", "test"]) -> int:
     restored = _restored(options)
     from kdcore.run.restore import score
 
@@ -186,14 +240,11 @@ def _score(options: argparse.Namespace, split: str) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    plugins = _present(options)
-    recipe = _recipe(options, plugins)
-    if options.stage is not None and options.stage not in recipe.stages:
-        raise RecipeError([Problem(f"--stage {options.stage}: the recipe has {', '.join(recipe.stages)}")])
+    recipe, plugins = _read(options)
+    stage = recipe.stages[_stage(options, recipe) or list(recipe.stages)[-1]]
     from kdcore.build import Builder
     from kdcore.run.inspect import inspect
 
-    stage = recipe.stages[options.stage or list(recipe.stages)[-1]]
     for line in inspect(stage, Builder(recipe, plugins, recipe.seed, options.runs)):
         print(line)
     return 0
@@ -236,7 +287,7 @@ def _new_recipe(options: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     if options.to.exists():
-        raise PluginError([Problem(f"{options.to} exists already", "choose another name with --to")])
+        raise RecipeError([Problem(f"{options.to} exists already", "choose another name with --to")])
     options.to.write_text(text, encoding="utf-8")
     print(f"wrote {options.to}; next: python -m kdcore check {options.to}")
     return 0

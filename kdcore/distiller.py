@@ -9,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -17,11 +19,14 @@ from kdcore.cast import Cast
 from kdcore.errors import RunError
 from kdcore.losses.base import Total
 from kdcore.recipe.schema import Ref
+from kdcore.running import Running, not_finite
 from kdcore.schedules import Progress, Schedule, value_at
 from kdcore.scores import Scores
 from kdcore.signals import Batch, Signals
 from kdcore.teachers import states
 from kdcore.window import WINDOW
+
+NEVER = 2**62
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -73,20 +78,19 @@ class Distiller(pl.LightningModule):
         self._train_order = cast.order({ref for loss in losses for ref in loss.refs})
         watched = teachers[:1] if any(s.need_teacher for s in scores.values()) else ()
         self._val_order = cast.order({Ref(name) for name in (*cast.trained, *watched)})
+        # a schedule with a state may be a module
         self._scheduled = any(callable(loss.weight) for loss in losses) or any(
-            callable(value) for loss in losses for value in vars(loss.loss).values() if not isinstance(value, nn.Module)
+            callable(value) for loss in losses for value in (*vars(loss.loss).values(), *loss.loss.children())
         )
-        self._names: tuple[str, ...] = ()
-        self._steps = 0
+        self._running = Running()
+        self._is_gated = False
         self._total_steps = 1
         self._log_every = 1
         self._resumed_rng: dict[str, Any] | None = None
         self.latest: dict[str, dict[str, float]] = {}
         self.teacher_timer: Any = None
-        self.register_buffer("_running", torch.zeros(0), persistent=False)
-        self.register_buffer("_bad", torch.zeros(()), persistent=False)
-        self._running: Tensor
-        self._bad: Tensor
+        # Lightning leaves the modes alone, and a model may have been a teacher in the stage before
+        self.train()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this twice for every hook of every step, and nn.Module's own way takes 3 us each time
@@ -112,7 +116,7 @@ class Distiller(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         window = batch.pop(WINDOW, None)
-        batch = self._prepared(batch)
+        batch = self.prepared(batch)
         if self._scheduled:
             self._set_progress()
         totals = self.totals(self.cast.run(self._train_order, batch, self.teacher_timer), batch)
@@ -125,7 +129,8 @@ class Distiller(pl.LightningModule):
                 return [(loss, loss(signals, batch)) for loss in self._bound]
         return [(loss, loss(signals, batch)) for loss in self._bound]
 
-    def _prepared(self, batch: Batch) -> Batch:
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch as the models see it: after the recipe's ``prepare`` and the task's own."""
         for component in self.prepare:
             batch = component(batch, self.cast.module)
         return self.task.prepare(batch, self.cast.module)
@@ -148,20 +153,8 @@ class Distiller(pl.LightningModule):
                     torch.distributed.all_reduce(everywhere)
                     mean = part.sum * world / everywhere.clamp(min=1)
                 objective = objective + weight * mean
-        self._record(totals, means)
+        self._running.add([name for _, parts in totals for name in parts], means, world)
         return torch.as_tensor(objective)
-
-    def _record(self, totals: list[tuple[BoundLoss, dict[str, Total]]], means: list[Tensor]) -> None:
-        """Add to the running sums on the device, and let the optimizer know of a NaN without reading it."""
-        if not self._names:
-            self._names = tuple(name for _, parts in totals for name in parts)
-        if self._running.numel() != len(means):
-            self._running = torch.zeros(len(means), device=self.device)
-        self._running += torch.stack(means)
-        torch.logical_not(torch.isfinite(self._running.sum()), out=self._bad)
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(self._bad, torch.distributed.ReduceOp.MAX)
-        self._steps += 1
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         trainer = self.trainer
@@ -173,22 +166,21 @@ class Distiller(pl.LightningModule):
             self._emit(self._flush())
 
     def on_train_epoch_end(self) -> None:
-        if self._steps:
+        if self._running.steps:
             self._emit(self._flush())
         for follower in self.cast.followers.values():
             follower.after_epoch(self.cast.module(follower.of))
 
     def running_loss(self) -> float:
         """Mean of the losses since the last log point, summed (reads the device)."""
-        return float(self._running.sum()) / max(self._steps, 1)
+        return self._running.total()
 
     def _emit(self, values: dict[str, float]) -> None:
         for logger in self.loggers:
             logger.log_metrics(values, step=self.global_step)
 
     def _set_progress(self) -> None:
-        means = (self._running / max(self._steps, 1)).unbind() if self._names else ()
-        progress = Progress(self.global_step / self._total_steps, dict(zip(self._names, means, strict=True)))
+        progress = Progress(self.global_step / self._total_steps, self._running.means())
         for loss in self._bound:
             loss.loss.progress = progress
 
@@ -198,11 +190,8 @@ class Distiller(pl.LightningModule):
         Raises:
             RunError: one of them is not a number; the optimizer has skipped every update since then.
         """
-        values = (self._running / max(self._steps, 1)).tolist()
-        self._running.zero_()
-        self._steps = 0
-        found = dict(zip(self._names, values, strict=True))
-        wrong = [name for name, value in found.items() if not np.isfinite(value)]
+        found = self._running.flush(self.trainer.world_size)
+        wrong = not_finite(found)
         if wrong:
             names = " and ".join(f"`{name}`" for name in wrong)
             raise RunError(
@@ -216,8 +205,9 @@ class Distiller(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         signals = self.cast.run(self._val_order, batch)
-        teachers = {name: signals[Ref(name)] for name in self.teachers if Ref(name) in signals}
         for name, scores in self._students_scores():
+            # models that teach each other are each compared with another one
+            teachers = {t: signals[Ref(t)] for t in self.teachers if Ref(t) in signals and t != name}
             scores.update(self.task, signals[Ref(name)], teachers, batch)
 
     def on_validation_epoch_start(self) -> None:
@@ -246,7 +236,7 @@ class Distiller(pl.LightningModule):
     # ---- optimizer, start, checkpoint
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        self._log_every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        self._log_every = self.trainer.log_every_n_steps or NEVER  # type: ignore[attr-defined]
         self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
         optimizer = self._make_optimizer(self._parameter_groups())
         if self._schedule is None:
@@ -258,10 +248,14 @@ class Distiller(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
+        self._running.start(self.device)
         optimizer = self.optimizers(use_pl_optimizer=False)
-        if getattr(optimizer, "_step_supports_amp_scaling", False) and self.trainer.scaler is None:
+        scales = self.trainer.scaler is not None  # a gradient scaler skips such updates itself
+        if getattr(optimizer, "_step_supports_amp_scaling", False) and not scales:
             # fused optimizers skip the update on the device where this is 1: no read, no wait
-            optimizer.found_inf = self._bad  # type: ignore[union-attr]
+            optimizer.found_inf = self._running.bad  # type: ignore[union-attr]
+            self._is_gated = True
+        self._is_gated |= scales
         if self._resumed_rng is not None:
             _set_rng(self._resumed_rng)
             self._resumed_rng = None
@@ -269,12 +263,35 @@ class Distiller(pl.LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         optimizer.step(closure=optimizer_closure)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # an optimizer that knows no gate costs a read of the device in every step
+        if not self._is_gated and bool(self._running.bad):
+            self._flush()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            # Lightning refuses to clip for any fused optimizer, which matters only where gradients are scaled
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if bool(self._running.bad):
+            self._flush()  # no checkpoint of a run that is about to stop: the last one is good
+        checkpoint["running"] = self._running.state_dict()
         checkpoint["rng"] = _get_rng()
         checkpoint["followers"] = states(self.cast.followers)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed_rng = checkpoint["rng"]
+        self._running.load_state_dict(checkpoint["running"])
         for name, state in checkpoint["followers"].items():
             self.cast.followers[name].module.load_state_dict(state)
 

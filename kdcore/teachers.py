@@ -150,7 +150,7 @@ def ema(*, of: str, decay: float = 0.999) -> Follower:
     return Follower(of, decay)
 
 
-def snapshot(*, of: str, every: Literal["epoch"] = "epoch") -> Follower:  # noqa: ARG001 - the one there is, spelt out
+def snapshot(*, of: str, every: Literal["epoch"] = "epoch") -> Follower:
     """A teacher that is the model being trained as it was at the end of the last epoch.
 
     **Paper**: Kim et al., PS-KD, 2021 (arXiv 2006.12000), section 3.2.

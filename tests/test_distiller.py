@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 import torch
 from lab import Lab, batches, ce, copy_of, distance, kd, logits, weights
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kdcore.errors import RunError
 
 Objective = Callable[[Tensor, Tensor, dict[str, Any], float], Tensor]
 
@@ -101,3 +105,291 @@ def test_the_schedule_multiplies_the_rate(lab: Lab) -> None:
     by_hand(mine, teacher, list(batches(built)), optimizer, rate=lambda p: max(0.0, 1 - 2 * p))
     lab.fit(built)
     assert distance(weights(student), weights(mine)) < 1e-6
+
+
+# ---- schedules
+
+
+def test_a_weight_and_a_temperature_follow_their_schedules(lab: Lab) -> None:
+    built = lab.stage(
+        "losses.kd.weight={use: linear, start: 0.0, end: 2.0, until: 0.5}",
+        "losses.kd.temperature={use: linear, start: 1.0, end: 4.0}",
+        "optimizer={use: sgd, lr: 0.5, momentum: 0, weight_decay: 0}",
+    )
+    student, teacher = built.cast.trained["student"], built.cast.frozen["teacher"].module
+    mine, six = copy_of(student), list(batches(built))
+
+    def objective(ours: Tensor, theirs: Tensor, batch: dict[str, Any], progress: float) -> Tensor:
+        weight, temperature = 2.0 * min(1.0, progress / 0.5), 1.0 + 3.0 * progress
+        return 0.1 * ce(ours, batch) + weight * kd(ours, theirs, temperature)
+
+    by_hand(mine, teacher, six, torch.optim.SGD(mine.parameters(), lr=0.5), objective)
+    lab.fit(built)
+    assert distance(weights(student), weights(mine)) < 1e-6
+
+
+def test_progress_is_the_share_of_optimizer_steps(lab: Lab) -> None:
+    built = lab.stage(
+        "stages.distil.losses={w: {use: local.witness, scale: {use: linear, start: 0.0, end: 1.0}}}", "trainer.max_epochs=2"
+    )
+    witness: Any = built.losses[0].loss
+    witness.seen.clear()
+    lab.fit(built, accumulate_grad_batches=3)
+    assert [scale for *_, scale in witness.seen] == pytest.approx([step / 4 for step in range(4) for _ in range(3)])
+
+
+def test_a_schedule_reads_the_running_losses(lab: Lab) -> None:
+    built = lab.stage(
+        "losses.kd.weight={use: local.balance, loss: ce, other: kd}",
+        "optimizer={use: sgd, lr: 0.5, momentum: 0, weight_decay: 0}",
+    )
+    student, teacher = built.cast.trained["student"], built.cast.frozen["teacher"].module
+    mine, seen = copy_of(student), []
+
+    def objective(ours: Tensor, theirs: Tensor, batch: dict[str, Any], progress: float) -> Tensor:
+        mean = [sum(column) / len(seen) for column in zip(*seen, strict=True)] if seen else None
+        weight = 1.0 if mean is None else mean[0] / max(mean[1], 1e-3)
+        values = ce(ours, batch), kd(ours, theirs)
+        seen.append([float(value) for value in values])
+        return 0.1 * values[0] + weight * values[1]
+
+    by_hand(mine, teacher, list(batches(built)), torch.optim.SGD(mine.parameters(), lr=0.5), objective)
+    lab.fit(built, log_every_n_steps=50)
+    assert distance(weights(student), weights(mine)) < 1e-6
+
+
+def test_a_schedule_with_a_state_goes_into_the_checkpoint(lab: Lab) -> None:
+    built = lab.stage(
+        "stages.distil.losses={w: {use: local.witness, weight: {use: local.memory}, scale: {use: local.memory}}}",
+        "trainer.max_steps=2",
+    )
+    witness: Any = built.losses[0].loss
+    witness.seen.clear()
+    lab.fit(built)
+    assert [float(scale) for *_, scale in witness.seen] == [0.5, 0.125]  # read twice a step
+    state = built.distiller.state_dict()
+    assert float(state["losses.w.weight.value"]) == 0.25
+    assert float(state["losses.w.loss.scale.value"]) == 0.0625
+
+
+def test_a_schedule_that_is_a_module_alone_makes_progress_known(lab: Lab) -> None:
+    built = lab.stage("stages.distil.losses={w: {use: local.witness, scale: {use: local.memory}}}")
+    assert built.distiller._scheduled
+    assert not lab.stage().distiller._scheduled
+
+
+# ---- numbers gone wrong
+
+
+def poison(teacher: nn.Module, at: int) -> None:
+    """From its call number ``at`` on (the first is 0), the teacher gives NaN."""
+    calls = iter(range(10**6))
+    teacher.register_forward_hook(lambda module, args, output: output * (float("nan") if next(calls) >= at else 1.0))
+
+
+def steps_of(built: Any, lab: Lab, **settings: Any) -> list[dict[str, Tensor]]:
+    """The student's weights after each optimizer step of a sound run."""
+    history: list[dict[str, Tensor]] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+            if trainer.global_step > len(history):
+                history.append(weights(module.students["student"]))
+
+    lab.fit(built, Watch(), **settings)
+    return history
+
+
+OPTIMIZER_NAMES = {
+    "sgd": "{use: sgd, lr: 0.1}",
+    "adamw": "{use: adamw, lr: 0.01}",
+    "a third party's": "{use: local.plain_sgd, lr: 0.1}",
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES.values(), ids=OPTIMIZER_NAMES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("every", [4, 50])
+def test_no_update_is_made_with_a_loss_that_is_no_number(lab: Lab, optimizer: str, accumulate: int, every: int) -> None:
+    overrides = (f"optimizer={optimizer}", "trainer.max_epochs=2", f"trainer.accumulate_grad_batches={accumulate}")
+    good = steps_of(lab.stage(*overrides), lab, log_every_n_steps=every)
+    built = lab.stage(*overrides)
+    poison(built.cast.frozen["teacher"].module, at=6 * accumulate if accumulate == 1 else 5)
+    before = 6 if accumulate == 1 else 2  # steps whose loss was a number
+    with pytest.raises(RunError, match="stage `distil`: the loss `kd` became nan by step") as caught:
+        lab.fit(built, log_every_n_steps=every)
+    assert "No update was made with it" in str(caught.value)
+    assert "`ce`" not in str(caught.value)
+    assert distance(weights(built.cast.trained["student"]), good[before - 1]) == 0
+
+
+def test_the_very_first_update_is_gated_too(lab: Lab) -> None:
+    for optimizer in OPTIMIZER_NAMES.values():
+        built = lab.stage(f"optimizer={optimizer}")
+        student = built.cast.trained["student"]
+        before = weights(student)
+        poison(built.cast.frozen["teacher"].module, at=0)
+        with pytest.raises(RunError, match="`kd` became nan"):
+            lab.fit(built, log_every_n_steps=50)
+        assert distance(weights(student), before) == 0
+
+
+def test_an_infinite_loss_is_named_with_its_value(lab: Lab) -> None:
+    built = lab.stage("losses.up={use: local.overflow}")
+    overflow: Any = next(loss.loss for loss in built.losses if loss.name == "up")
+    student = built.cast.trained["student"]
+    before = weights(student)
+    type(overflow).armed = True
+    try:
+        with pytest.raises(RunError, match="the loss `up` became inf by step"):
+            lab.fit(built)
+    finally:
+        type(overflow).armed = False
+    assert distance(weights(student), before) == 0
+
+
+def test_the_last_checkpoint_is_good_and_a_run_goes_on_from_it(lab: Lab) -> None:
+    settings: dict[str, Any] = {"enable_checkpointing": True, "log_every_n_steps": 50}
+    overrides = ("trainer.max_epochs=3", "optimizer={use: adamw, lr: 0.01}")
+    whole = lab.stage(*overrides)
+    lab.fit(whole, **settings)
+    last = lab.folder / "distil" / "last.ckpt"
+    last.unlink()
+    built = lab.stage(*overrides)
+    poison(built.cast.frozen["teacher"].module, at=8)  # in the second epoch
+    with pytest.raises(RunError):
+        lab.fit(built, **settings)
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+    again = lab.stage(*overrides)
+    lab.fit(again, resume=last, **settings)
+    student, expected = again.cast.trained["student"], whole.cast.trained["student"]
+    assert distance(weights(student), weights(expected)) == 0
+
+
+def test_no_checkpoint_is_written_once_a_loss_has_gone_wrong(lab: Lab) -> None:
+    class Save(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if index == 4:
+                trainer.save_checkpoint(lab.folder / "eager.ckpt")
+
+    built = lab.stage()
+    poison(built.cast.frozen["teacher"].module, at=2)
+    with pytest.raises(RunError, match="`kd` became nan by step"):
+        lab.fit(built, Save(), log_every_n_steps=50)
+    assert not (lab.folder / "eager.ckpt").exists()
+
+
+def test_a_loss_that_changes_its_parts_is_refused(lab: Lab) -> None:
+    built = lab.stage("stages.distil.losses={p: {use: local.parts}}")
+    parts: Any = built.losses[0].loss
+    forward, calls = parts.forward, iter(range(10))
+    parts.forward = lambda *args: dict(list(forward(*args).items())[: 1 if next(calls) == 3 else 2])
+    with pytest.raises(RunError, match=r"gave 1 values in this step \(p.small\) and 2 before \(p.small, p.large\)"):
+        lab.fit(built)
+
+
+# ---- what is logged
+
+
+def test_losses_are_logged_under_stage_and_name_as_means_since_the_last_log_point(lab: Lab) -> None:
+    fine, coarse = lab.stage("losses.parts={use: local.parts}"), lab.stage("losses.parts={use: local.parts}")
+    lab.fit(fine, log_every_n_steps=1)
+    each = {name: lab.memo.values(name) for name in lab.memo.names}
+    assert each.keys() == {f"distil/train/{name}" for name in ("ce", "kd", "parts.small", "parts.large")}
+    lab.memo.rows.clear()
+    lab.fit(coarse, log_every_n_steps=4)
+    for name, values in each.items():
+        assert lab.memo.values(name) == pytest.approx([sum(values[:4]) / 4, sum(values[4:]) / 2])
+    assert [step for step, row in lab.memo.rows if "distil/train/ce" in row] == [4, 6]
+
+
+def test_metrics_are_logged_under_stage_and_name(lab: Lab) -> None:
+    built = lab.stage("metrics={accuracy: {use: accuracy}, agree: {use: agreement}}")
+    lab.fit(built, limit_val_batches=1.0)
+    student, teacher = built.cast.trained["student"].eval(), built.cast.frozen["teacher"].module
+    rows = list(built.data.data.val_dataloader())
+    image, labels = (torch.cat([row[key] for row in rows]) for key in ("image", "labels"))
+    ours, theirs = student(image).argmax(1), teacher(image).argmax(1)
+    assert lab.memo.values("distil/val/accuracy") == [pytest.approx(float((ours == labels).float().mean()))]
+    assert lab.memo.values("distil/val/agree") == [pytest.approx(float((ours == theirs).float().mean()))]
+    assert {name for name in lab.memo.names if "/val" in name} == {"distil/val/accuracy", "distil/val/agree"}
+    assert built.distiller.monitored == "distil/val/accuracy"
+
+
+PAIR = (
+    "models.other={use: mlp, hidden: [5]}",
+    "stages.distil.train=[student, other]",
+    "stages.distil.teachers=[student, other]",
+    "losses.ce={use: cross_entropy, student: student}",
+    "losses.ce2={use: cross_entropy, student: other}",
+    "losses.kd={use: kl, student: student, teacher: other}",
+    "losses.kd2={use: kl, student: other, teacher: student}",
+)
+
+
+def test_two_trained_models_have_metrics_of_their_own_and_are_not_compared_with_themselves(lab: Lab) -> None:
+    built = lab.stage(*PAIR, "metrics={agree: {use: agreement}}")
+    lab.fit(built, limit_val_batches=1.0)
+    student, other = (built.cast.trained[name].eval() for name in ("student", "other"))
+    image = torch.cat([batch["image"] for batch in built.data.data.val_dataloader()])
+    agree = float((student(image).argmax(1) == other(image).argmax(1)).float().mean())
+    assert agree < 1
+    for name in ("student", "other"):
+        assert lab.memo.values(f"distil/val/{name}/agree") == [pytest.approx(agree)]
+    both = [lab.memo.values(f"distil/val/{name}/accuracy")[0] for name in ("student", "other")]
+    assert lab.memo.values("distil/val/accuracy") == [pytest.approx(sum(both) / 2)]
+    assert built.distiller.latest["student"] == pytest.approx({"agree": agree, "accuracy": both[0]})
+
+
+# ---- where the device is read
+
+
+class Reads(TorchDispatchMode):
+    """Counts the times a value is brought to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "local_scalar_dense" in str(func) or "is_nonzero" in str(func):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("optimizer={use: adamw, lr: 0.01, schedule: {use: cosine, warmup: 0.1}}",),
+        ("losses.kd.weight={use: local.balance, loss: ce, other: kd}",),
+        ("data.masked=true", "trainer.accumulate_grad_batches=2"),
+        ("models.slow={use: ema, of: student}", "stages.distil.teachers=[slow]"),
+        ("trainer.gradient_clip_val=0.1", "trainer.precision=bf16-mixed"),
+    ],
+    ids=["plain", "adamw", "schedule", "masks", "ema", "clipped"],
+)
+def test_a_step_reads_nothing_from_the_device_between_log_points(lab: Lab, overrides: tuple[str, ...]) -> None:
+    built = lab.stage("data.n=256", *overrides)
+    reads: list[int] = []
+
+    class Count(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
+            if index % 4 == 0:
+                self.mode = Reads()
+                self.mode.__enter__()
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if index % 4 == 3:
+                self.mode.__exit__(None, None, None)
+                reads.append(len(self.mode.found))
+
+    lab.fit(built, Count(), log_every_n_steps=10**6)
+    assert reads == [0, 0, 0, 0]
+
+
+def test_the_count_of_reads_can_fail() -> None:
+    with Reads() as mode:
+        float(torch.ones(()))
+        bool(torch.ones(()))
+    assert len(mode.found) == 2

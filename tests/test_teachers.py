@@ -27,7 +27,7 @@ def distiller(teacher: Frozen) -> Distiller:
         scores={},
         teachers=("teacher",),
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1),
-        parameter_groups=lambda module: [{"params": list(module.parameters())}],
+        parameter_groups=lambda: [{"params": list(cast.trained["student"].parameters())}],
     )
 
 

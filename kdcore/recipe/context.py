@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from kdcore.errors import PluginError, Problem, did_you_mean
 from kdcore.hookspecs import Kind
 from kdcore.recipe.nodes import Node
-from kdcore.recipe.schema import Slot
+from kdcore.recipe.schema import Nested, Slot
 from kdcore.recipe.types import Converter, MismatchError
 from kdcore.registry import Component, Parameter
 
@@ -46,7 +46,7 @@ class Context:
     converter: Converter = field(default_factory=Converter)
 
     def __post_init__(self) -> None:
-        self.converter.schedule = self._schedule
+        self.converter.slot = self._nested
 
     def error(self, node: Node, message: str, hint: str = "", *, plugin: bool = False) -> None:
         """Something is wrong with the value of this node, or with the plugin it names."""
@@ -175,5 +175,6 @@ class Context:
                 )
         return Slot(path or node.mark.path, component.name, args) if len(self.problems) == before else None
 
-    def _schedule(self, node: Node) -> Slot | None:
-        return self.slot("schedule", node)
+    def _nested(self, kind: Literal["schedule", "data"], node: Node) -> Nested | None:
+        slot = self.slot(kind, node)
+        return None if slot is None else Nested(slot.path, slot.use, slot.args, kind)

@@ -17,6 +17,9 @@ from kdcore.registry import Component, Parameter
 CORE = ("weight", "at", "signal", "read", "resize", "student", "teacher")
 """Keys of a loss's slot that the core owns; the roles of its ``forward`` come on top."""
 
+TAP_KEYS = ("student", "teacher", "project")
+"""Keys of a tap, besides the names of models."""
+
 _DEFAULT_NEEDS = frozenset({"student.logits", "teacher.logits"})
 _SIGNAL = re.compile(r"[^\W\d]\w*(\.[\w.@]+)+")
 
@@ -58,8 +61,7 @@ def read_taps(context: Context, nodes: Mapping[str, Node], roles: Roles) -> dict
         for key, child in context.mapping(node).items():
             if key == "project":
                 continue
-            if key not in (*roles.models, "student", "teacher"):
-                known = [*roles.models, "student", "teacher", "project"]
+            if key not in (known := [*roles.models, *TAP_KEYS]):
                 context.error(child, f"`{key}` is no model", did_you_mean(key, known))
             path = context.convert(child, "str")
             if path is None:

@@ -15,12 +15,19 @@ SCHEMA = 1
 class Slot:
     """``{use: NAME, ...}``: a component and the keywords its factory is called with.
 
-    A keyword annotated ``Scheduled`` that holds ``{use: ...}`` arrives as a ``Slot`` of a schedule.
+    A keyword annotated ``Scheduled`` or ``Data`` that holds ``{use: ...}`` arrives as a ``Nested`` slot.
     """
 
     path: str
     use: str
     args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Nested(Slot):
+    """A slot inside another's arguments: a parameter annotated ``Scheduled`` or ``Data`` takes one."""
+
+    kind: Literal["schedule", "data"] = "schedule"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ MERGED = ("data", "optimizer", "trainer", "task")
 """Sections of a stage that are merged into the recipe's."""
 
 KEYS = ("train", "teachers", "do", *REPLACED, *MERGED, "init", "freeze", "cache", "keep", "once")
-_ACTION_KEYS = ("do", "data", "task", "once")
+ACTION_KEYS = ("do", "data", "task", "once")
+"""Keys of a stage that runs an action instead of training."""
 _NOTHING = Slot("", "")
 
 
@@ -89,9 +90,9 @@ class _Reader:
         if action and "train" in items:
             self.context.error(items["train"], "a stage either trains or does something", "make two stages of it")
         elif action:
-            for key in items.keys() & (set(KEYS) - set(_ACTION_KEYS)):
+            for key in items.keys() & (set(KEYS) - set(ACTION_KEYS)):
                 self.context.error(
-                    items[key], "means nothing in a stage with `do:`", f"known: {', '.join(_ACTION_KEYS)}"
+                    items[key], "means nothing in a stage with `do:`", f"known: {', '.join(ACTION_KEYS)}"
                 )
         self.context.known_keys(self.node, KEYS, "a stage")
         once = self.context.convert(items.get("once"), "bool", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from kdcore.errors import did_you_mean
 from kdcore.recipe.context import Context
@@ -10,6 +11,11 @@ from kdcore.recipe.losses import Roles
 from kdcore.recipe.models import COMPOSITES, FOLLOWERS, Models
 from kdcore.recipe.nodes import Node
 from kdcore.recipe.schema import Cache, Init
+
+INIT_KEYS = ("from", "map")
+"""Keys of one entry of ``init``, where it is a mapping."""
+
+CACHE_KEYS = tuple(field.name for field in fields(Cache))
 
 _CACHE_DTYPES = 'Literal["float32", "float16", "bfloat16"]'
 
@@ -34,7 +40,7 @@ def _init(context: Context, name: str, node: Node, models: Models) -> Init | Non
     mapping: dict[str, str] = {}
     source: Node | None = node
     if isinstance(node.value, dict):
-        context.known_keys(node, ("from", "map"), "init")
+        context.known_keys(node, INIT_KEYS, "init")
         mapping = context.convert(node.items.get("map"), "dict[str, str]", {})
         source = node.items.get("from")
     if source is None:
@@ -89,7 +95,7 @@ def _cache(context: Context, node: Node) -> Cache | None:
     items = context.mapping(node)
     if not isinstance(node.value, dict):
         return None
-    context.known_keys(node, ("of", "keep", "topk", "dtype"), "a cache")
+    context.known_keys(node, CACHE_KEYS, "a cache")
     if "of" not in items:
         context.error(node, "does not say which teacher", "add `of: MODEL`")
         return None

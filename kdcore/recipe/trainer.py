@@ -9,15 +9,19 @@ from kdcore.recipe.nodes import Node
 from kdcore.recipe.schema import Optimizer
 from kdcore.registry import Component, Parameter
 
+CORE = ("groups", "schedule")
+"""Keys of the optimizer's slot that the core owns."""
+
 DEFAULT_OPTIMIZER = Node({"use": Node("adamw")})
 
 _TRAINER = Component("callback", "Trainer", "lightning.pytorch.trainer.trainer:Trainer", "lightning")
-_ELSEWHERE = {
+ELSEWHERE = {
     "callbacks": "write them under `callbacks:` of the recipe or stage",
     "logger": "write it under `logger:` at the top of the recipe",
     "plugins": "kdcore chooses them; `precision:` and `strategy:` are free",
     "default_root_dir": "choose the folder with --runs DIR",
 }
+"""Parameters of the trainer that a recipe does not set, and what to do instead."""
 
 
 def read_trainer(context: Context, node: Node | None) -> dict[str, Any]:
@@ -27,11 +31,11 @@ def read_trainer(context: Context, node: Node | None) -> dict[str, Any]:
         return {}
     nothing: dict[str, Parameter] = {}
     parameters = context.read_source(node, _TRAINER.parameters, nothing)
-    for key in items.keys() & _ELSEWHERE.keys():
-        context.error(items[key], "is not set here", _ELSEWHERE[key])
-    allowed = {name: parameter for name, parameter in parameters.items() if name not in _ELSEWHERE}
+    for key in items.keys() & ELSEWHERE.keys():
+        context.error(items[key], "is not set here", ELSEWHERE[key])
+    allowed = {name: parameter for name, parameter in parameters.items() if name not in ELSEWHERE}
     if parameters:
-        context.known_keys(node, [*allowed, *_ELSEWHERE], "lightning.Trainer")
+        context.known_keys(node, [*allowed, *ELSEWHERE], "lightning.Trainer")
     return {key: context.convert(items[key], allowed[key].annotation) for key in items if key in allowed}
 
 
@@ -40,7 +44,7 @@ def read_optimizer(context: Context, node: Node, path: str) -> Optimizer:
     component = context.component("optimizer", node)
     if component is None:
         return Optimizer(path, "adamw")
-    slot = context.arguments("optimizer", component, node, path, ("groups", "schedule"))
+    slot = context.arguments("optimizer", component, node, path, CORE)
     schedule = node.items.get("schedule")
     scheduled = None
     if schedule is not None and schedule.value is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdcore.recipe.nodes import Node, Scalar, plain
 from kdcore.recipe.parse import parse
@@ -24,6 +24,7 @@ _WORDS = {
     "None": "null",
     "Path": "a path",
     "Scheduled": "a number or a schedule",
+    "Data": "a mapping such as {use: NAME}",
     "list": "a list",
     "tuple": "a list",
     "dict": "a mapping",
@@ -51,8 +52,12 @@ class MismatchError(Exception):
         self.wanted = wanted
 
 
-def _no_schedule(node: Node) -> Any:
-    raise MismatchError(node, "a number")
+NESTED: dict[str, Literal["schedule", "data"]] = {"Scheduled": "schedule", "Data": "data"}
+"""Annotations that take a slot, and the kind of component it names."""
+
+
+def _no_slot(kind: Literal["schedule", "data"], node: Node) -> Any:
+    raise MismatchError(node, "a number" if kind == "schedule" else "text")
 
 
 @dataclass
@@ -60,13 +65,13 @@ class Converter:
     """Turns nodes into plain values, guided by annotations.
 
     Args:
-        schedule: makes a slot of a mapping given for a parameter annotated ``Scheduled``.
+        slot: makes a slot of a mapping given for a parameter annotated as one of ``NESTED``.
 
     Attributes:
         rewritten: path -> the text, or absolute path, that took the place of what YAML read there.
     """
 
-    schedule: Callable[[Node], Any] = _no_schedule
+    slot: Callable[[Literal["schedule", "data"], Node], Any] = _no_slot
     rewritten: dict[str, str] = field(default_factory=dict)
 
     def convert(self, node: Node, annotation: str) -> Any:
@@ -124,8 +129,8 @@ class Converter:
 
     def _container(self, node: Node, option: ast.expr) -> Any:
         name, inner = _name(option), _arguments(option)
-        if name == "Scheduled" and isinstance(node.value, dict):
-            return self.schedule(node)
+        if name in NESTED and isinstance(node.value, dict):
+            return self.slot(NESTED[name], node)
         if name in _MAPPINGS and isinstance(node.value, dict):
             wanted = inner[1] if len(inner) == 2 else _ANY
             return {key: self._convert(child, wanted) for key, child in node.value.items()}

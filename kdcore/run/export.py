@@ -7,54 +7,69 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from kdcore.errors import RunError
+from kdcore.errors import Problem, RecipeError, RunError, did_you_mean
 from kdcore.recipe.schema import Slot
 from kdcore.run.folder import write_json
-from kdcore.run.restore import Restored, chosen, samples
+from kdcore.run.restore import Restored, samples
 
 SAMPLES = 32
 """Validation samples on which what was exported must answer like the original."""
 
 
 def export(restored: Restored, model: str | None, formats: Sequence[str], folder: Path) -> list[Path]:
-    """Write one model in each format, and ``<model>.json`` beside it.
+    """Write one model in each format, and ``<model>.json`` beside it, into a folder of the model's name.
+
+    Args:
+        restored: the finished recipe.
+        model: which; what the last stage trained when not given.
+        formats: names of exporters.
+        folder: where to.
 
     Raises:
-        RunError: no such model, or what was exported answers differently.
+        RecipeError: no such model, or no such format.
+        RunError: what was exported answers differently.
     """
-    name = chosen(restored, model)
+    name = _chosen(restored, model)
+    slots = [Slot(f"--format {wanted}", wanted) for wanted in dict.fromkeys(formats)]
+    for slot in slots:
+        restored.builder.component("exporter", slot)  # before the first file is written
     task = restored.cast.task
     deployed = task.deploy(restored.cast.module(name).cpu()).eval()
-    example = _inputs(deployed, samples(restored, SAMPLES))
+    names = list(inspect.signature(deployed.forward).parameters)
+    example = _inputs(names, samples(restored, SAMPLES))
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
-    for wanted in formats:
+    for slot in slots:
         with torch.no_grad():
-            files += restored.builder.make("exporter", Slot("--format", wanted), deployed, example, folder)
-    names = restored.data.class_names
+            files += restored.builder.make("exporter", slot, deployed, example, folder)
+    classes = restored.data.class_names
     card = {
         "model": name,
         "recipe": restored.recipe.name,
         "task": restored.stage.task.use,
-        "inputs": {key: list(value.shape[1:]) for key, value in zip(_parameters(deployed), example, strict=True)},
+        "inputs": {key: list(value.shape[1:]) for key, value in zip(names, example, strict=True)},
         "facts": task.facts,
-        "class_names": None if names is None else list(names),
+        "class_names": None if classes is None else list(classes),
     }
     write_json(folder / f"{name}.json", card)
     return [*files, folder / f"{name}.json"]
 
 
-def _inputs(deployed: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def _chosen(restored: Restored, model: str | None) -> str:
+    if model is None:
+        return [name for stage in restored.recipe.stages.values() for name in stage.train[:1]][-1]
+    known = list(restored.cast.frozen)
+    if model not in known:
+        what = "is composed of others" if model in restored.recipe.models else "is no model of the recipe"
+        raise RecipeError([Problem(f"--model {model}: `{model}` {what}", did_you_mean(model, known))])
+    return model
+
+
+def _inputs(names: Sequence[str], batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """What the deployed net is called with: its ``forward`` names its parameters as the batch does."""
-    names = _parameters(deployed)
     missing = [name for name in names if name not in batch]
     if missing:
         raise RunError(f"the deployed net takes `{missing[0]}`, the batch holds {', '.join(sorted(batch))}")
     return tuple(batch[name] for name in names)
-
-
-def _parameters(deployed: nn.Module) -> list[str]:
-    return list(inspect.signature(deployed.forward).parameters)

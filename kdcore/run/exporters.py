@@ -29,7 +29,7 @@ PROTOBUF_LIMIT = 2**31
 """ONNX files end here; a larger net keeps its weights in a file beside."""
 
 
-def safetensors(module: nn.Module, example: Example, folder: Path) -> list[Path]:  # noqa: ARG001 - the kind's signature
+def safetensors(module: nn.Module, example: Example, folder: Path) -> list[Path]:
     """``model.safetensors``: the state dict, a tensor with several names stored once."""
     path = folder / "model.safetensors"
     save_state(module.state_dict(), path)

@@ -18,7 +18,10 @@ import yaml
 
 from kdcore.errors import RunError
 
-RUN_FILE, STAGE_FILE, REPORT_FILE = "run.yaml", "stage.json", "report.json"
+RUN_FILE, RECIPE_FILE, STAGE_FILE, REPORT_FILE = "run.yaml", "recipe.yaml", "stage.json", "report.json"
+
+FOLDER = "KDCORE_RUN_FOLDER"
+"""Environment variable that tells the processes on other devices which folder the first one made."""
 
 
 class RunFolder:
@@ -104,9 +107,9 @@ class RunFolder:
             return {}
         return loaded if isinstance(loaded, dict) else {}
 
-    def write(self, content: dict[str, Any]) -> None:
-        """Write ``run.yaml``."""
-        write_atomically(self.path / RUN_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    def write(self, content: dict[str, Any], file: str = RUN_FILE) -> None:
+        """Write ``run.yaml``, or another YAML file."""
+        write_atomically(self.path / file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 _held: WeakSet[RunFolder] = WeakSet()

@@ -94,6 +94,6 @@ def _model(slot: ModelSlot) -> dict[str, Any]:
 
 
 @lru_cache
-def _sha256(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a file that changes is another key
+def _sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

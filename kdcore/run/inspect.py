@@ -78,7 +78,9 @@ def _tensors(path: str, output: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(output, Tensor):
         yield path, output
         return
-    items = output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple) else ()
+    items = (
+        output.items() if isinstance(output, Mapping) else enumerate(output) if isinstance(output, tuple | list) else ()
+    )
     for name, value in items:
         if isinstance(value, Tensor):
             yield f"{path}/{name}", value

@@ -82,6 +82,12 @@ def log_artifacts(logger: Logger, files: Mapping[str, Path]) -> None:
                 logger.experiment.log_artifact(artifact)
 
 
+def finish(logger: Logger) -> None:
+    """Ends the W&B run as a success; one that is never finished counts as crashed when the process ends."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish()
+
+
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
     """W&B keeps logs and staged files in the home directory, unless the environment names another place."""

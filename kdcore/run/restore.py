@@ -5,35 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from kdcore.build import Builder
 from kdcore.cast import Cast
 from kdcore.data.base import Data
-from kdcore.errors import RunError, did_you_mean
+from kdcore.errors import RunError
 from kdcore.evaluate import evaluate
 from kdcore.plugins import Plugins
 from kdcore.recipe.schema import Recipe, Stage
-from kdcore.run.folder import find_stage
+from kdcore.run.folder import RunFolder, find_stage
 from kdcore.run.identity import installed_versions, stage_identities
+from kdcore.run.results import last_stage, pairs, roles
+from kdcore.teachers import Follower
+from kdcore.weights.state import read_state
 
 
 @dataclass
 class Restored:
-    """The models of a finished recipe, with their data and task."""
+    """The models of a finished recipe, with the data, the task and the metrics of its last stage."""
 
     recipe: Recipe
     builder: Builder
     stage: Stage
     data: Data
     cast: Cast
-
-    @property
-    def teachers(self) -> dict[str, tuple[str, ...]]:
-        """The teachers of each model that had any."""
-        return {name: stage.teachers for stage in self.recipe.stages.values() for name in stage.train}
 
 
 def restore(
@@ -48,70 +47,66 @@ def restore(
     Raises:
         RunError: a stage has not been run.
     """
-    builder = Builder(recipe, plugins, recipe.seed, runs, say)
     identities = stage_identities(recipe, recipe.seed, installed_versions(plugins), plugin_files)
-    trained: list[str] = []
+    places = {name: _place(recipe, name, identity, runs) for name, identity in identities.items()}
+    last = last_stage(recipe)
+    builder = Builder(recipe, plugins, recipe.seed, runs, say, pins=_pins(places[last.name]))
     for stage in recipe.stages.values():
-        place = find_stage(runs, recipe.name, stage.name, identities[stage.name])
-        if place is None:
-            raise RunError(
-                f"stage `{stage.name}` of this recipe has not been run under {runs / recipe.name}: "
-                "`kdcore fit` it first, with the same overrides"
-            )
-        data = builder.data(stage.data)
-        facts = builder.task(stage.task, data).facts
+        facts = builder.task(stage.task, builder.data(stage.data)).facts
         for name in stage.train:
-            builder.net(name, facts).load_state_dict(load_file(place / f"{name}.safetensors"))
-            trained.append(name)
-    last = list(recipe.stages.values())[-1]
+            builder.net(name, facts).load_state_dict(read_state(places[stage.name] / f"{name}.safetensors"))
     data = builder.data(last.data)
-    names = tuple(dict.fromkeys([*trained, *(name for stage in recipe.stages.values() for name in stage.teachers)]))
-    composite = {name for name in names if recipe.models[name].use in ("ema", "snapshot")}
-    cast = builder.bare_cast(tuple(name for name in names if name not in composite), builder.task(last.task, data))
-    return Restored(recipe, builder, last, data, cast)
+    data.trainer = None  # the whole split in this process
+    task = builder.task(last.task, data)
+    names = tuple(name for name in roles(recipe) if not isinstance(builder.model(name, task.facts), Follower))
+    return Restored(recipe, builder, last, data, builder.bare_cast(names, task))
 
 
-def chosen(restored: Restored, model: str | None) -> str:
-    """The model to export: the one that was asked for, else what the last stage trained.
-
-    Raises:
-        RunError: there is no such model.
-    """
-    known = [*restored.cast.frozen]
-    name = model or restored.stage.train[0]
-    if name not in known:
-        raise RunError(f"the recipe has no model `{name}` to export: {did_you_mean(name, known)}")
-    return name
+def _place(recipe: Recipe, stage: str, identity: str, runs: Path) -> Path:
+    place = find_stage(runs, recipe.name, stage, identity)
+    if place is None:
+        raise RunError(
+            f"stage `{stage}` of this very recipe has not been finished under {runs / recipe.name}: run "
+            "`python -m kdcore fit` first, with the same recipe, overrides and --plugin files"
+        )
+    return place
 
 
-def samples(restored: Restored, count: int) -> dict[str, torch.Tensor]:
-    """The first samples of the validation set, as one batch."""
-    restored.data.trainer = None
-    gathered: dict[str, list[torch.Tensor]] = {}
-    have = 0
-    for batch in restored.data.val_dataloader():
-        for key, value in batch.items():
-            if isinstance(value, torch.Tensor):
-                gathered.setdefault(key, []).append(value)
-        have += len(batch["id"])
-        if have >= count:
-            break
-    return {key: torch.cat(parts)[:count] for key, parts in gathered.items()}
+def _pins(place: Path) -> dict[str, Any]:
+    """The addresses of weights as the run that holds this stage has pinned them."""
+    above = place.parent.parent if place.parent.name.startswith("seed-") else place.parent
+    return RunFolder(above).read().get("pins") or {}
 
 
-def score(restored: Restored, split: str) -> list[str]:
+def score(restored: Restored, split: Literal["val", "test"]) -> list[str]:
     """A line for each model with its metrics on one split.
 
     Raises:
         RunError: the data has no test split.
     """
-    restored.data.trainer = None
-    loader = restored.data.val_dataloader() if split == "val" else restored.data.test_dataloader()
-    cast, names = restored.cast, [*restored.cast.frozen, *restored.cast.ensembles]
+    cast, data = restored.cast, restored.data
+    loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    names = [name for name in roles(restored.recipe) if name in cast.frozen or name in cast.ensembles]
+    teachers = {pair.student: (pair.teacher,) for pair in pairs(restored.recipe) if pair.teacher in names}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     empty = {name: restored.builder.scores(restored.stage, cast.task) for name in names}
-    teachers = {name: tuple(t for t in found if t in names)[:1] for name, found in restored.teachers.items()}
     metrics, _ = evaluate(cast, empty, loader, device, teachers=teachers)
+    width = max(map(len, names))
     return [
-        f"{name}  " + "  ".join(f"{metric} {value:.4f}" for metric, value in metrics[name].items()) for name in names
+        f"{name:<{width}}  " + "  ".join(f"{metric} {value:.4f}" for metric, value in metrics[name].items())
+        for name in names
     ]
+
+
+def samples(restored: Restored, count: int) -> dict[str, Tensor]:
+    """The first samples of the validation set, as one batch of its tensors."""
+    gathered: dict[str, list[Tensor]] = {}
+    have = 0
+    for batch in restored.data.val_dataloader():
+        for key, value in batch.items():
+            if isinstance(value, Tensor):
+                gathered.setdefault(key, []).append(value)
+        have += len(batch["id"])
+        if have >= count:
+            break
+    return {key: torch.cat(parts)[:count] for key, parts in gathered.items()}

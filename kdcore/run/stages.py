@@ -21,6 +21,7 @@ from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
 from kdcore.evaluate import evaluate
 from kdcore.probe import check_losses, check_teacher
+from kdcore.recipe.content import content as plain
 from kdcore.recipe.schema import Recipe, Stage
 from kdcore.run.folder import STAGE_FILE, RunFolder, adopt, find_stage, read_json, write_json
 from kdcore.run.history import History
@@ -62,7 +63,7 @@ class SeedRun:
         identities: of each stage, by name.
         options: how.
         say: prints a line.
-        keep: called when there is something new to write down: a pinned address, a change that a plugin made.
+        keep: called with what plugins changed, when there is something new to write down (also in ``builder.pins``).
         loggers: besides ``metrics.csv``.
 
     Attributes:
@@ -77,7 +78,7 @@ class SeedRun:
     identities: Mapping[str, str]
     options: Options
     say: Callable[[str], None]
-    keep: Callable[[], None] = lambda: None
+    keep: Callable[[Mapping[str, list[str]]], None] = lambda changes: None
     loggers: list[Logger] = field(default_factory=list)
     finished: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
     changes: dict[str, list[str]] = field(default_factory=dict, init=False)
@@ -145,7 +146,7 @@ class SeedRun:
         seed = derive_seed(self._seed_of(stage), "stage")
         pl.seed_everything(seed, workers=True, verbose=False)
         built = assemble(self.builder, stage)
-        self.keep()
+        self.keep(self.changes)
         if stage.left_out:
             self._say(stage, f"has no teacher, so it goes without {', '.join(stage.left_out)}")
         last = place / "last.ckpt"
@@ -165,9 +166,10 @@ class SeedRun:
         self.builder.plugins.configure(configuration)
         if configuration.changes:
             self.changes[stage.name] = configuration.changes
-            self.keep()
-        step = None if resume is None else int(torch.load(resume, weights_only=True, mmap=True)["global_step"])
-        if step is not None:
+            self.keep(self.changes)
+        step = None
+        if resume is not None:
+            step = int(torch.load(resume, weights_only=True, map_location="cpu", mmap=True)["global_step"])
             self._say(stage, f"goes on after step {step}")
         return make_trainer(
             stage,
@@ -252,7 +254,7 @@ class SeedRun:
         return {
             "model": name,
             "use": slot.use,
-            "args": slot.args,
+            "args": plain(slot.args),
             "stage": stage.name,
             "task": stage.task.use,
             "facts": built.cast.task.facts,

@@ -96,7 +96,8 @@ def make_trainer(
     """
     settings = {**configuration.settings, **stage.trainer}
     _check_length(stage, settings)
-    settings.setdefault("max_epochs", -1)
+    if settings.get("max_epochs") is None:
+        settings["max_epochs"] = -1  # Lightning's own default would be a thousand
     every = [*callbacks, *configuration.callbacks]
     bar = settings.pop("enable_progress_bar", True)
     if bar and not any(isinstance(callback, ProgressBar) for callback in every):

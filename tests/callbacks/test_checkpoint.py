@@ -187,7 +187,12 @@ def test_the_better_is_kept(tmp_path: Path, mode: str, scores: list[float], epoc
 @pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize(
     ("mode", "scores", "epoch"),
-    [("max", [0.5, 0.1, 0.4], 0), ("max", [0.5, 0.1, 0.6], 2), ("min", [0.5, 0.9, 0.8], 0), ("min", [0.5, 0.9, 0.4], 2)],
+    [
+        ("max", [0.5, 0.1, 0.4], 0),
+        ("max", [0.5, 0.1, 0.6], 2),
+        ("min", [0.5, 0.9, 0.8], 0),
+        ("min", [0.5, 0.9, 0.4], 2),
+    ],
 )
 def test_the_better_is_kept_over_a_crash(
     tmp_path: Path, mode: str, scores: list[float], epoch: int, moved: bool

@@ -98,3 +98,9 @@ def test_no_bins_are_refused(bins: int):
 def test_labels_that_do_not_fit_are_refused(logits: Tensor):
     with pytest.raises(ValueError, match=r"labels have shape \(3,\).* take \(200,\)"):
         value(logits, torch.zeros(3, dtype=torch.long))
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    # 0.5 lies in (0, 0.5], 0.6 in (0.5, 1]: apart their gaps add up, together they would cancel
+    preds, target = torch.tensor([[1.0, 1.0], [6.0, 4.0]]).log(), torch.tensor([0, 1])
+    assert value(preds, target, bins=2) == pytest.approx((0.5 + 0.6) / 2)

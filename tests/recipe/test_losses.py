@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdcore.recipe.schema import LossSlot, Ref, Slot
+from kdcore.recipe.schema import LossSlot, Nested, Ref, Slot
 
 from .conftest import BASE, Judge
 
@@ -62,8 +62,8 @@ def test_weights_and_scheduled_parameters_may_be_schedules(judge: Judge) -> None
         .recipe.stages["distil"]
         .losses["kd"]
     )
-    assert loss.weight == Slot("losses.kd.weight", "linear", {"until": 0.3})
-    assert loss.args == {"temperature": Slot("losses.kd.temperature", "linear", {"start": 4.0})}
+    assert loss.weight == Nested("losses.kd.weight", "linear", {"until": 0.3})
+    assert loss.args == {"temperature": Nested("losses.kd.temperature", "linear", {"start": 4.0})}
 
 
 def test_a_loss_that_needs_a_teacher_is_left_out_where_there_is_none(judge: Judge) -> None:

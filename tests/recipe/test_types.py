@@ -121,11 +121,16 @@ def test_the_very_value_at_fault_is_named(annotation: str, text: str, path: str,
     assert (caught.value.node.mark.path, caught.value.wanted) == (path, wanted)
 
 
-def test_a_mapping_for_a_scheduled_parameter_goes_to_the_schedule() -> None:
-    seen: list[Any] = []
-    converter = Converter(schedule=lambda given: seen.append(given) or "made")  # type: ignore[func-returns-value]
-    assert converter.convert(node("{use: linear}"), "Scheduled | None") == "made"
-    assert seen[0].items["use"].value == "linear"
+@pytest.mark.parametrize(("annotation", "kind"), [("Scheduled | None", "schedule"), ("Data", "data")])
+def test_a_mapping_for_a_parameter_that_takes_a_slot_becomes_one_of_that_kind(annotation: str, kind: str) -> None:
+    converter = Converter(slot=lambda wanted, given: (wanted, given.items["use"].value))
+    assert converter.convert(node("{use: linear}"), annotation) == (kind, "linear")
+
+
+def test_where_data_is_wanted_nothing_else_will_do() -> None:
+    with pytest.raises(MismatchError) as caught:
+        Converter().convert(node("digits"), "Data")
+    assert caught.value.wanted == "a mapping such as {use: NAME}"
 
 
 @pytest.mark.parametrize(

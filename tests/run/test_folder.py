@@ -111,7 +111,9 @@ def test_a_place_where_nothing_can_be_made_is_said(tmp_path: Path, kind: str) ->
         runs.write_text("")
     else:
         runs.symlink_to(tmp_path / "gone")
-    with pytest.raises(RunError, match=rf"no run folder can be made in {runs}/name: .*choose another place with --runs"):
+    with pytest.raises(
+        RunError, match=rf"no run folder can be made in {runs}/name: .*choose another place with --runs"
+    ):
         RunFolder.create(runs, "name")
 
 
@@ -219,7 +221,9 @@ def test_a_folder_is_free_again_when_its_holder_is_gone(tmp_path: Path, end: sig
 
 def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_folder(tmp_path: Path) -> None:
     path = make(tmp_path, "20260101-000000-aaaa")
-    fork = "import os, time\nif os.fork() == 0:\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n    os._exit(0)"
+    fork = (
+        "import os, time\nif os.fork() == 0:\n    print(os.getpid(), flush=True)\n    time.sleep(60)\n    os._exit(0)"
+    )
     with holder(path, fork) as process:
         assert process.stdout is not None
         worker = int(process.stdout.readline())
@@ -272,7 +276,9 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(RunError, match=r"cannot be locked \(No locks available\).* another file system with --runs DIR"):
+    with pytest.raises(
+        RunError, match=r"cannot be locked \(No locks available\).* another file system with --runs DIR"
+    ):
         RunFolder(tmp_path).lock()
 
 

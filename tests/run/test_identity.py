@@ -270,7 +270,9 @@ def test_later_stages_build_on_an_action_because_they_may_read_its_table() -> No
         (
             {
                 "train": ("student",),
-                "losses": {"kd": LossSlot("l", "kl", roles={"teacher": (Ref("a"), Ref("teacher", "weak"), Ref("other"))})},
+                "losses": {
+                    "kd": LossSlot("l", "kl", roles={"teacher": (Ref("a"), Ref("teacher", "weak"), Ref("other"))})
+                },
             },
             {"student", "teacher", "other"},
         ),

@@ -131,7 +131,9 @@ def test_what_a_plugin_may_not_set(configure: Callable[..., Configuration], key:
 
 
 def test_what_is_no_callback_is_refused(configure: Callable[..., Configuration]) -> None:
-    with pytest.raises(PluginError, match=r"given <class .*Timer'>, which is no lightning.pytorch.Callback\n.*instance"):
+    with pytest.raises(
+        PluginError, match=r"given <class .*Timer'>, which is no lightning.pytorch.Callback\n.*instance"
+    ):
         configure().add_callback(Timer, why="forgot the brackets")  # type: ignore[arg-type]
 
 
@@ -180,7 +182,9 @@ def test_a_plugin_may_say_how_long(configure: Callable[..., Configuration], make
     ],
 )
 def test_what_lightning_refuses_is_said(make: Make, settings: dict[str, Any], reason: str) -> None:
-    with pytest.raises(RecipeError, match=rf"stages.distil.trainer: lightning.Trainer refuses \{{max_epochs: 1, .*{reason}"):
+    with pytest.raises(
+        RecipeError, match=rf"stages.distil.trainer: lightning.Trainer refuses \{{max_epochs: 1, .*{reason}"
+    ):
         make(max_epochs=1, **settings)
 
 
@@ -193,9 +197,7 @@ def test_ours_come_around_the_recipes(make: Make) -> None:
     assert isinstance(trainer.strategy.checkpoint_io, AtomicIO)
 
 
-def test_best_is_saved_before_last_which_holds_its_state(
-    make: Make, configure: Callable[..., Configuration]
-) -> None:
+def test_best_is_saved_before_last_which_holds_its_state(make: Make, configure: Callable[..., Configuration]) -> None:
     configuration = configure(max_epochs=1)
     configuration.add_callback(Timer(), why="comes after the recipe's")
     assert kinds(make(configuration))[-2:] == [Best, Last]
@@ -275,9 +277,7 @@ class Samples:
         return {"id": torch.tensor(index), "x": torch.ones(1)}
 
 
-def test_all_that_it_writes_lies_in_the_folder(
-    make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_all_that_it_writes_lies_in_the_folder(make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     quiet()
     history = History(tmp_path / "stage" / "metrics.csv")
     trainer = make(loggers=(history,), max_epochs=2, accelerator="cpu")

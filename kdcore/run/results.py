@@ -1,0 +1,102 @@
+"""What a finished run has to say: which models belong together, and what each of them is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from kdcore.evaluate import evaluate
+from kdcore.recipe.content import digest
+from kdcore.recipe.schema import Recipe, Stage
+from kdcore.report.measure import cost
+from kdcore.report.page import ModelResult, Pair, SeedResult
+from kdcore.run.stages import SeedRun
+from kdcore.teachers import Follower
+
+
+def last_stage(recipe: Recipe) -> Stage:
+    """The stage whose task, data and metrics every model is measured with."""
+    return list(recipe.stages.values())[-1]
+
+
+def trained_in(recipe: Recipe, model: str) -> Stage | None:
+    """The last stage that trains a model."""
+    return next((stage for stage in reversed(recipe.stages.values()) if model in stage.train), None)
+
+
+def pairs(recipe: Recipe) -> list[Pair]:
+    """Every distilled model with its first teacher and, where the recipe has one, the same net trained alone."""
+    found: dict[str, Pair] = {}
+    for stage in recipe.stages.values():
+        for name in stage.train:
+            teacher = next((teacher for teacher in stage.teachers if teacher != name), None)
+            if teacher is not None:
+                found[name] = Pair(name, teacher, _alone(recipe, name))
+    return list(found.values())
+
+
+def _alone(recipe: Recipe, student: str) -> str | None:
+    """A model with the student's very slot, trained without a teacher only."""
+    wanted = digest(recipe.models[student])
+    taught = {name for stage in recipe.stages.values() if stage.teachers for name in stage.train}
+    trained = [name for stage in recipe.stages.values() for name in stage.train]
+    return next((name for name in trained if name not in taught and digest(recipe.models[name]) == wanted), None)
+
+
+def roles(recipe: Recipe) -> dict[str, str]:
+    """``student``, ``alone``, ``teacher`` or just ``trained``, of every model that a stage trains or learns from."""
+    used = {name for stage in recipe.stages.values() for name in (*stage.train, *stage.teachers)}
+    found = dict.fromkeys((name for name in recipe.models if name in used), "trained")
+    found |= {name: "teacher" for stage in recipe.stages.values() for name in stage.teachers}
+    for pair in pairs(recipe):
+        found |= {pair.student: "student"} | ({} if pair.alone is None else {pair.alone: "alone"})
+    return found
+
+
+def measure(run: SeedRun, split: Literal["test", "val"]) -> SeedResult:
+    """Every model of one seed: its metrics on the validation set and on the split, and what it costs.
+
+    A follower (``ema``, ``snapshot``) is left out: it is a state of the model it follows.
+    """
+    recipe, builder, stage = run.recipe, run.builder, last_stage(run.recipe)
+    data = builder.data(stage.data)
+    data.trainer = None  # the whole split in this process
+    task = builder.task(stage.task, data)
+    known = roles(recipe)
+    names = tuple(name for name in known if not isinstance(builder.model(name, task.facts), Follower))
+    cast = builder.bare_cast(names, task)
+    teachers = {pair.student: (pair.teacher,) for pair in pairs(recipe) if pair.teacher in names}
+
+    def score(which: Literal["test", "val"]) -> tuple[Mapping[str, Mapping[str, float]], dict[str, Tensor]]:
+        loader = data.test_dataloader() if which == "test" else data.val_dataloader()
+        empty = {name: builder.scores(stage, task) for name in names}
+        return evaluate(cast, empty, loader, run.device, teachers=teachers, per_sample=task.primary[0])
+
+    val, scores = score("val")
+    test: Mapping[str, Mapping[str, float]] = {}
+    if split == "test":
+        test, scores = score("test")
+    results = {}
+    for name in names:
+        trained = trained_in(recipe, name)
+        last = {} if trained is None else run.finished[trained.name]["last"][name]
+        results[name] = ModelResult(
+            role=known[name],
+            metrics=_metrics(val[name], last, test.get(name, {})),
+            cost={} if name in cast.ensembles else cost(cast.module(name), task),
+            scores=scores.get(name),
+        )
+    return SeedResult(run.seed, results)
+
+
+def _metrics(
+    best: Mapping[str, float], last: Mapping[str, float], test: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """By metric: ``best`` (the kept weights), ``last`` (the end of training; that of a net not trained here is the
+    same) and, where it was measured, ``test``."""
+    return {
+        metric: {"last": last.get(metric, value), "best": value, **({"test": test[metric]} if metric in test else {})}
+        for metric, value in best.items()
+    }
