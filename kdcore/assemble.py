@@ -10,6 +10,7 @@ from torch import nn
 
 from kdcore.binding import BoundLoss, Read, reads_of
 from kdcore.build import Builder
+from kdcore.cache.stage import CachedData, plan
 from kdcore.cast import Cast
 from kdcore.data.seeds import derive_seed
 from kdcore.distiller import Distiller
@@ -51,6 +52,7 @@ def assemble(builder: Builder, stage: Stage) -> BuiltStage:
         follower.follow(cast.trained[follower.of])
     losses = _Losses(builder, stage, cast).build()
     _refuse_split(stage, losses)
+    cast.cache = plan(stage, cast, losses)
     frozen_parts = _freeze(stage, cast)
     for name, module in cast.trained.items():
         if builder.recipe.models[name].compile:
@@ -73,7 +75,12 @@ def assemble(builder: Builder, stage: Stage) -> BuiltStage:
     )
     # a batch that is changed on the device may count otherwise than the loader's
     changed = bool(stage.prepare) or type(task).prepare is not Task.prepare
-    return BuiltStage(stage, cast, StageData(data, losses, look_ahead=not changed), distiller, losses)
+    loaders = (
+        StageData(data, losses, look_ahead=not changed)
+        if cast.cache is None
+        else CachedData(cast.cache, data, losses, look_ahead=not changed)
+    )
+    return BuiltStage(stage, cast, loaders, distiller, losses)
 
 
 def _cast(builder: Builder, stage: Stage, task: Task) -> Cast:

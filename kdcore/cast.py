@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from kdcore.cache.source import CACHE, CachedTeacher
 from kdcore.errors import RunError
 from kdcore.recipe.schema import Ref
 from kdcore.signals import Batch, Signals, select_view
@@ -35,6 +36,8 @@ class Cast:
     taps: dict[str, Taps] = field(default_factory=dict)
     live: frozenset[str] = frozenset()
     """Frozen teachers that are run with gradients, because a loss says so."""
+    cache: CachedTeacher | None = None
+    """A teacher that training batches bring the signals of; with any other batch it is run."""
 
     def module(self, name: str) -> nn.Module:
         """The net behind a name.
@@ -60,14 +63,15 @@ class Cast:
         following = {name: f.holder for name, f in self.followers.items() if f.holder is not None}
         return {**self.frozen, **following}
 
-    def order(self, wanted: Iterable[Ref]) -> tuple[Ref, ...]:
+    def order(self, wanted: Iterable[Ref], *, cached: bool = True) -> tuple[Ref, ...]:
         """The runs of a step that give the wanted signals, each model and view once.
 
-        Teachers first, then their ensembles, then the models being trained, then ensembles of those.
+        Teachers first, then their ensembles, then the models being trained, then ensembles of those. The members of
+        an ensemble that is ``cached`` are not run for it.
         """
         refs = set(wanted)
         for ref in tuple(refs):
-            if ref.model in self.ensembles:
+            if ref.model in self.ensembles and not (cached and self.cache is not None and ref.model == self.cache.of):
                 refs.update(Ref(member, ref.view) for member in self.ensembles[ref.model].of)
         return tuple(sorted(refs, key=lambda ref: (self._rank(ref.model), ref.model, ref.view or "")))
 
@@ -79,8 +83,13 @@ class Cast:
         """
         signals: dict[Ref, Signals] = {}
         others: dict[str, Signals] = {}
+        cache = self.cache if CACHE in batch else None
+        if self.cache is not None and cache is None:
+            order = self.order(order, cached=False)
         for ref in order:
-            if ref.model in self.ensembles:
+            if cache is not None and ref.model == cache.of:
+                signals[ref] = cache.signals(ref.view, batch)
+            elif ref.model in self.ensembles:
                 ensemble = self.ensembles[ref.model]
                 members = [signals[Ref(member, ref.view)] for member in ensemble.of]
                 signals[ref] = ensemble.combine(members, self.task.class_axis)

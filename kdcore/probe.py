@@ -102,7 +102,7 @@ def _check_loss(cast: Cast, loss: BoundLoss, signals: Mapping[Ref, Signals], bat
         return [f"loss `{loss.name}` selected nothing in the first batch: its value is 0 there"]
     value = _mean(totals)
     if not torch.isfinite(value):
-        raise RunError(f"loss `{loss.name}` is {float(value)} on the first batch{_blame(loss, signals)}")
+        raise RunError(f"loss `{loss.name}` is {float(value.detach())} on the first batch{_blame(loss, signals)}")
     students = {ref.model for ref in _bound(loss, "student")} & cast.trained.keys()
     _check_student(cast, loss.name, value, students)
     if not loss.loss.live:

@@ -33,11 +33,12 @@ class Tiny(Data):
     ``masked`` gives a ragged mask (on average half), ``views`` gives views.
     """
 
-    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "height", "width", "features")
+    fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "image_height", "image_width", "features")
 
     def __init__(self, *, batch_size: int = 16, n: int = 96, masked: bool = False, views: bool = False) -> None:
         super().__init__(batch_size=batch_size)
-        self.facts = {"classes": CLASSES, "channels": 1, "height": SIDE, "width": SIDE, "features": SIDE * SIDE}
+        sizes = {"image_height": SIDE, "image_width": SIDE, "features": SIDE * SIDE}
+        self.facts = {"classes": CLASSES, "channels": 1, **sizes}
         generator = torch.Generator().manual_seed(1)
         image = torch.rand(n + 48, 1, SIDE, SIDE, generator=generator)
         columns = {"image": image, "labels": image.flatten(1)[:, :CLASSES].argmax(1), "id": torch.arange(n + 48)}

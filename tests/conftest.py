@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lab import Lab
+from workshop import Workshop
 
 
 @pytest.fixture
@@ -15,3 +16,17 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     torch.set_num_threads(1)
     yield Lab(tmp_path)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    """A folder with a tiny recipe, and the command line to run it with."""
+    return Workshop(tmp_path / "workshop")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A workshop whose recipe was run once; for tests that only look at it or run in folders of their own."""
+    made = Workshop(tmp_path_factory.mktemp("finished"))
+    made.fit()
+    return made

@@ -26,8 +26,8 @@ class Spy(Loss):
 
     def __init__(self, needs: frozenset[str] | None = None, *, live: bool = False, class_axis: int = -1) -> None:
         super().__init__()
-        self.needs = self.needs if needs is None else needs  # type: ignore[misc]
-        self.live = live  # type: ignore[misc]
+        self.needs = self.needs if needs is None else needs
+        self.live = live
         self.class_axis = class_axis
 
     def setup(self, example: Any, facts: Any, models: Any) -> None:
@@ -216,7 +216,7 @@ def test_what_a_model_gives_is_not_changed() -> None:
 def test_a_signal_that_the_model_does_not_give() -> None:
     bound = bind(Spy(), signal="tap.deep")
     given = signals(student={"logits": torch.ones(1), "boxes": torch.ones(1)}, teacher={"tap.deep": torch.ones(1)})
-    with pytest.raises(RunError, match="loss `kd` reads `tap.deep` of model `student`, which gives boxes, logits"):
+    with pytest.raises(RunError, match=r"loss `kd` reads `tap\.deep` of model `student`, which gives boxes, logits"):
         bound(given, {})
 
 
@@ -338,7 +338,7 @@ def test_a_projector_meets_the_resized_student() -> None:
 
 def test_the_dry_run_leaves_no_statistics_in_a_projector() -> None:
     bound = set_up(bind(Spy(), projector=conv1x1), two(torch.randn(2, 3, 4, 4), torch.randn(2, 5, 4, 4)))
-    norm = bound.projectors["logits"][1]  # type: ignore[index]
+    norm = bound.projectors["logits"][1]
     assert norm.num_batches_tracked == 0
     assert not norm.running_mean.any()
     assert norm.training

@@ -180,7 +180,7 @@ def test_taps_of_every_model_join_its_signals_in_every_view() -> None:
     student = cast.module("student")
     for view, x in ((None, batch["x"]), ("weak", batch["views"]["weak"]["x"])):
         given = found[Ref("student", view)]
-        torch.testing.assert_close(student[3](given["tap.deep"]), student(x))  # type: ignore[index, operator]
+        torch.testing.assert_close(student[3](given["tap.deep"]), student(x))
     assert found[Ref("student")]["tap.deep"].requires_grad
     assert not found[Ref("zeus")]["tap.deep"].requires_grad
 
@@ -230,8 +230,15 @@ def test_evaluating_puts_every_module_back_into_its_own_mode() -> None:
     model[0].eval()
     model[0][1].train()
     before = [module.training for module in model.modules()]
-    with pytest.raises(KeyError), evaluating([model]):
-        assert not any(module.training for module in model.modules())
-        raise KeyError("whatever happens")
+    during: list[bool] = []
+
+    def failing() -> None:
+        with evaluating([model]):
+            during.extend(module.training for module in model.modules())
+            raise KeyError("whatever happens")
+
+    with pytest.raises(KeyError, match="whatever happens"):
+        failing()
+    assert not any(during)
     assert [module.training for module in model.modules()] == before
     assert len(set(before)) == 2

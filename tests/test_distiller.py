@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,7 +131,8 @@ def test_a_weight_and_a_temperature_follow_their_schedules(lab: Lab) -> None:
 
 def test_progress_is_the_share_of_optimizer_steps(lab: Lab) -> None:
     built = lab.stage(
-        "stages.distil.losses={w: {use: local.witness, scale: {use: linear, start: 0.0, end: 1.0}}}", "trainer.max_epochs=2"
+        "stages.distil.losses={w: {use: local.witness, scale: {use: linear, start: 0.0, end: 1.0}}}",
+        "trainer.max_epochs=2",
     )
     witness: Any = built.losses[0].loss
     witness.seen.clear()
@@ -140,7 +142,7 @@ def test_progress_is_the_share_of_optimizer_steps(lab: Lab) -> None:
 
 def test_a_schedule_reads_the_running_losses(lab: Lab) -> None:
     built = lab.stage(
-        "losses.kd.weight={use: local.balance, loss: ce, other: kd}",
+        "losses.kd.weight={use: local.balance, loss: kd, other: ce}",
         "optimizer={use: sgd, lr: 0.5, momentum: 0, weight_decay: 0}",
     )
     student, teacher = built.cast.trained["student"], built.cast.frozen["teacher"].module
@@ -148,7 +150,7 @@ def test_a_schedule_reads_the_running_losses(lab: Lab) -> None:
 
     def objective(ours: Tensor, theirs: Tensor, batch: dict[str, Any], progress: float) -> Tensor:
         mean = [sum(column) / len(seen) for column in zip(*seen, strict=True)] if seen else None
-        weight = 1.0 if mean is None else mean[0] / max(mean[1], 1e-3)
+        weight = 1.0 if mean is None else mean[1] / max(mean[0], 1e-3)
         values = ce(ours, batch), kd(ours, theirs)
         seen.append([float(value) for value in values])
         return 0.1 * values[0] + weight * values[1]
@@ -176,6 +178,44 @@ def test_a_schedule_that_is_a_module_alone_makes_progress_known(lab: Lab) -> Non
     built = lab.stage("stages.distil.losses={w: {use: local.witness, scale: {use: local.memory}}}")
     assert built.distiller._scheduled
     assert not lab.stage().distiller._scheduled
+
+
+class SaveAt(Callback):
+    """A checkpoint after one step."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def test_what_a_schedule_reads_goes_on_exactly_after_a_resume(lab: Lab) -> None:
+    overrides = ("losses.kd.weight={use: local.balance, loss: kd, other: ce}", "trainer.max_epochs=2")
+    whole, path = lab.stage(*overrides), lab.folder / "middle.ckpt"
+    lab.fit(whole, SaveAt(4, path), log_every_n_steps=50)
+    logged = lab.memo.rows[-1]
+    again = lab.stage(*overrides)
+    lab.fit(again, resume=path, log_every_n_steps=50)
+    one, other = (built.cast.trained["student"] for built in (whole, again))
+    assert distance(weights(one), weights(other)) == 0
+    assert lab.memo.rows[-1] == logged
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped(lab: Lab, precision: str) -> None:
+    built = lab.stage(
+        "optimizer={use: sgd, lr: 1.0, momentum: 0, weight_decay: 0}",
+        "trainer.max_steps=1",
+        "trainer.gradient_clip_val=0.01",
+        f"trainer.precision={precision}",
+    )
+    student = built.cast.trained["student"]
+    before = weights(student)
+    lab.fit(built)
+    moved = torch.cat([(value - before[name]).flatten() for name, value in weights(student).items()])
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 # ---- numbers gone wrong
@@ -250,7 +290,11 @@ def test_an_infinite_loss_is_named_with_its_value(lab: Lab) -> None:
 
 def test_the_last_checkpoint_is_good_and_a_run_goes_on_from_it(lab: Lab) -> None:
     settings: dict[str, Any] = {"enable_checkpointing": True, "log_every_n_steps": 50}
-    overrides = ("trainer.max_epochs=3", "optimizer={use: adamw, lr: 0.01}")
+    overrides = (
+        "trainer.max_epochs=3",
+        "optimizer={use: adamw, lr: 0.01}",
+        "losses.kd.weight={use: local.balance, loss: kd, other: ce}",
+    )
     whole = lab.stage(*overrides)
     lab.fit(whole, **settings)
     last = lab.folder / "distil" / "last.ckpt"

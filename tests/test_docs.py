@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
+import csv
+import dataclasses
 import importlib.util
 import inspect
+import json
 import re
+import runpy
+import shlex
+import subprocess
 import sys
+import tomllib
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from statistics import median
 from types import ModuleType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 
-from kdcore import hookspecs
+from kdcore import Loss, cli, hookspecs
 from kdcore.discovery import FIRST_PARTY
+from kdcore.errors import PluginError, Problem, RecipeError, RunError
 from kdcore.hookspecs import KDCORE_API, KINDS
+from kdcore.plugins import Plugins
+from kdcore.recipe import check, losses, models, nodes, overrides, parse, schema, stages, start, trainer
+from kdcore.recipe.arguments import split_arguments
+from kdcore.report import statistics
+from kdcore.report.page import ModelResult, Pair, SeedResult, build_report
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("kdcore_"))
 
 
@@ -70,7 +89,6 @@ def test_the_example_has_the_api_number_of_the_code() -> None:
 def test_the_example_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from plugin_factory import PluginFactory
 
-    from kdcore.plugins import Plugins
     from kdcore.registry import Component
 
     (code,) = re.findall(r"```python\n(.*?)```", page("hooks.md"), re.DOTALL)
@@ -90,33 +108,468 @@ def test_each_kind_has_one_row_in_order() -> None:
     assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == KINDS
 
 
-def test_the_core_components_are_up_to_date(generate: ModuleType) -> None:
-    expected = generate.core_components()
+# ---- generated parts
 
-    assert generate.written(page("kinds.md")) == expected, "out of date; run: python docs/generate.py"
+
+def test_the_generated_parts_are_up_to_date(generate: ModuleType) -> None:
+    for part in generate.PARTS:
+        written = part.written(page(part.page))
+        assert written == part.make(), f"docs/{part.page} is out of date; run: python docs/generate.py"
 
 
 def test_every_core_component_is_in_the_table(generate: ModuleType) -> None:
-    from kdcore.plugins import Plugins
+    found = re.findall(r"^\| (\w+) \| `(\w+)` \|", generate.core_components(), re.MULTILINE)
 
-    rows = re.findall(r"^\| (\w+) \| `(\w+)` \|", generate.core_components(), re.MULTILINE)
+    assert sorted(found) == sorted((item.kind, item.name) for item in Plugins().registry)
+    assert len(found) > 20
 
-    assert sorted(rows) == sorted((item.kind, item.name) for item in Plugins().registry)
-    assert len(rows) > 20
+
+def test_the_command_line_names_every_verb_and_option(generate: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    table = generate.command_line()
+    with pytest.raises(SystemExit):
+        cli.run(["fit", "--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+
+    verbs = re.findall(r"^\| `([a-z-]+)[^`]*` \| [^|]+ \|$", table, re.MULTILINE)
+    assert [f"_{verb.replace('-', '_')}" for verb in verbs] == VERBS
+    assert options == {"--plugin", "--no-alone", "--runs", "--seeds", "--stage", "--no-probe", "--fresh"}
+    assert all(f"| `{option}" in table for option in options)
+    assert re.search(r"^\| `--plugin FILE` \| every verb \| ", table, re.MULTILINE)
+    assert re.search(r"^\| `--seeds N` \| `fit` \| ", table, re.MULTILINE)
 
 
 def test_renewing_changes_only_what_stands_between_the_marks(generate: ModuleType) -> None:
-    stale = f"above\n{generate.BEGIN}stale\n{generate.END}below\n"
+    for part in generate.PARTS:
+        stale = f"above\n{part.begin}stale\n{part.end}below\n"
 
-    assert generate.renew(stale) == f"above\n{generate.BEGIN}{generate.core_components()}{generate.END}below\n"
-    assert generate.written(stale) == "stale\n"
+        assert part.renew(stale) == f"above\n{part.begin}{part.make()}{part.end}below\n"
+        assert part.written(stale) == "stale\n"
+
+
+def test_a_page_without_marks_is_not_overwritten(generate: ModuleType) -> None:
+    with pytest.raises(ValueError, match="has no lines <!-- core components: begin -->"):
+        generate.PARTS[0].renew("a page\n")
 
 
 def test_the_generator_needs_no_torch() -> None:
-    import subprocess
-
-    code = "import runpy, sys; runpy.run_path(sys.argv[1])['core_components'](); assert 'torch' not in sys.modules"
+    code = (
+        "import runpy, sys\n"
+        "for part in runpy.run_path(sys.argv[1])['PARTS']: part.make()\n"
+        "assert 'torch' not in sys.modules"
+    )
     command = [sys.executable, "-c", code, str(DOCS / "generate.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
+
+
+# ---- the keys of a recipe
+
+KEYS: dict[str, Collection[str]] = {
+    "recipe": check.KEYS,
+    "model": ("use", *models.CORE),
+    "composite models": models.COMPOSITES,
+    "stage": stages.KEYS,
+    "action stage": stages.ACTION_KEYS,
+    "init": start.INIT_KEYS,
+    "loss": ("use", *losses.CORE),
+    "tap": losses.TAP_KEYS,
+    "optimizer": ("use", *trainer.CORE),
+    "trainer elsewhere": trainer.ELSEWHERE,
+    "cache": start.CACHE_KEYS,
+    "kept when use changes": nodes.CORE_KEYS,
+}
+"""What stands below ``<!-- keys: ... -->`` in docs/recipe.md, and what the checker knows."""
+
+
+def marked(text: str) -> dict[str, str]:
+    """The table or paragraph below each ``<!-- keys: ... -->``."""
+    found = re.findall(r"^<!-- keys: (.+) -->\n((?:.+\n)+)", text, re.MULTILINE)
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+def rows(block: str) -> dict[str, list[str]]:
+    """The first word in backticks of each row of a table -> its cells; of a paragraph, each word in backticks."""
+    if not block.startswith("|"):
+        return {word: [] for word in re.findall(r"`([^`]+)`", block)}
+    cells = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in block.splitlines()[2:]]
+    found = {cell[0].strip("`"): cell for cell in cells}
+    assert len(found) == len(cells), "a key is there twice"
+    return found
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_keys_are_those_of_the_checker(name: str) -> None:
+    documented = rows(marked(page("recipe.md"))[name])
+
+    assert set(documented) == set(KEYS[name])
+
+
+def test_no_table_of_keys_goes_unchecked() -> None:
+    assert set(marked(page("recipe.md"))) == set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("schema_class", "known", "derived"),
+    [
+        (schema.Recipe, check.KEYS, {"source", "files", "overrides", "warnings"}),
+        (schema.ModelSlot, KEYS["model"], {"path", "args"}),
+        (schema.LossSlot, KEYS["loss"], {"path", "args", "roles"}),
+        (schema.Optimizer, KEYS["optimizer"], {"path", "args"}),
+        (schema.Stage, KEYS["stage"], {"name", "path", "left_out"}),
+        (schema.Cache, KEYS["cache"], set()),
+        (schema.Tap, KEYS["tap"], {"name", "path", "paths"}),
+        (schema.Init, KEYS["init"], {"source"}),
+    ],
+)
+def test_every_field_of_the_schema_comes_from_a_documented_key(
+    schema_class: type, known: Collection[str], derived: set[str]
+) -> None:
+    names = {field.name for field in dataclasses.fields(schema_class)}
+
+    assert names - set(known) == derived
+
+
+def shown(value: Any) -> str:
+    """A default as the page writes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(value)}]`"
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return "`{}`" if value == {} else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "schema_class"),
+    [
+        ("model", 2, schema.ModelSlot),
+        ("loss", 2, schema.LossSlot),
+        ("cache", 2, schema.Cache),
+        ("stage", 2, schema.Stage),
+    ],
+)
+def test_defaults_and_choices_are_those_of_the_schema(table: str, column: int, schema_class: type) -> None:
+    documented = rows(marked(page("recipe.md"))[table])
+    hints = get_type_hints(schema_class)
+    checked = 0
+    for field in dataclasses.fields(schema_class):
+        if field.name not in documented or field.name in ("use", "signal"):
+            continue
+        cells = documented[field.name]
+        for choice in choices(hints[field.name]):
+            assert f"`{choice}`" in cells[1], f"{table}.{field.name}"
+        made = field.default_factory() if callable(field.default_factory) else field.default
+        plain = table != "stage" or isinstance(made, str | bool)  # what a stage inherits is said in words
+        if plain and made is not dataclasses.MISSING:
+            assert cells[column] == shown(made), f"{table}.{field.name}"
+            checked += 1
+    assert checked >= 2
+
+
+def choices(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [choice for inner in get_args(hint) for choice in choices(inner)]
+
+
+def test_limits_and_exit_codes() -> None:
+    text = prose(page("recipe.md"))
+
+    assert f"At most {parse.MAX_NODES} values, nested at most {parse.MAX_DEPTH} deep" in text
+    assert f"from 0 to {check._MAX_SEED}" in text
+    assert f"version of this format: `{schema.SCHEMA}`" in text
+    for word, error in (
+        ("the run failed", RunError),
+        ("the recipe or the usage", RecipeError),
+        ("a plugin", PluginError),
+    ):
+        code = error("x").exit_code
+        assert f"{code} {word}" in text
+
+
+def test_sections_of_a_stage_are_said_to_be_merged_or_replaced_as_they_are() -> None:
+    documented = rows(marked(page("recipe.md"))["stage"])
+
+    assert {key for key, cells in documented.items() if cells[1].startswith("merged into")} == set(stages.MERGED)
+    assert {key for key, cells in documented.items() if cells[1].startswith("replaces")} == set(overrides.REPLACED)
+
+
+# ---- what the pages show works
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+BASE = """\
+kdcore: 1
+name: base
+task: {use: classify}
+data: {use: digits}
+models:
+  teacher: {use: convnet, width: 16, weights: teacher.safetensors}
+  student: {use: convnet, width: 4}
+losses:
+  ce: {use: cross_entropy, weight: 0.1}
+  kd: {use: kl, weight: 0.9, temperature: 2}
+metrics: {accuracy: {use: accuracy}, agreement: {use: agreement}, ece: {use: calibration}}
+optimizer: {use: adamw, lr: 1e-3}
+trainer: {max_epochs: 1}
+logger: null
+"""
+"""What a block below ``<!-- fragment -->`` is laid over; any other block of YAML is a complete recipe."""
+
+_YAML = re.compile(r"(?P<fragment><!-- fragment -->\n)?```yaml\n(?P<text>.*?)```", re.DOTALL)
+_COMMAND = re.compile(r"(?<![\w./])python -m kdcore\b(?P<words>(?:[^`\n\\]|\\\n)*)")
+
+
+def yaml_blocks() -> Iterator[Any]:
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        for match in _YAML.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            fragment = match["fragment"] is not None
+            yield pytest.param(match["text"], fragment, id=f"{path.name}:{line}")
+
+
+def own_losses(folder: Path) -> list[Path]:
+    """The files of docs/writing-a-loss.md: they are plugins, but for the test."""
+    for name, text in code_blocks("writing-a-loss.md", "python").items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / "attention.py", folder / "similarity.py"]
+
+
+def code_blocks(name: str, language: str) -> dict[str, str]:
+    """Blocks by the name of the file that their first line gives."""
+    return dict(re.findall(rf"```{language}\n(?=# (\S+)\n)(.*?)```", page(name), re.DOTALL))
+
+
+@pytest.mark.parametrize(("text", "fragment"), yaml_blocks())
+def test_every_recipe_on_a_page_passes_the_check(text: str, fragment: bool, tmp_path: Path) -> None:
+    plugins = Plugins()
+    for file in own_losses(tmp_path):
+        plugins.load_file(file)
+    texts = [BASE, text] if fragment else [text]
+    files = [tmp_path / f"{number}.yaml" for number in range(len(texts))]
+    for file, written in zip(files, texts, strict=True):
+        file.write_text(written, encoding="utf-8")
+
+    recipe = check.read(files, (), plugins)
+
+    assert recipe.stages
+
+
+def test_the_base_of_fragments_is_a_recipe_itself(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(BASE, encoding="utf-8")
+
+    assert list(check.read([tmp_path / "base.yaml"], (), Plugins()).stages) == ["alone", "distil"]
+
+
+def test_a_wrong_fragment_is_found(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="temperatur"):
+        test_every_recipe_on_a_page_passes_the_check("losses: {kd: {temperatur: 3}}\n", True, tmp_path)
+
+
+VERBS = ["_fit", "_validate", "_test", "_check", "_inspect", "_export", "_plugins", "_doctor", "_new_recipe"]
+"""The functions of kdcore/cli.py that carry out the verbs."""
+
+
+def commands() -> Iterator[Any]:
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        for match in _COMMAND.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            words = shlex.split(match["words"].replace("\\\n", " "), comments=True)
+            if words:  # the bare name, in a sentence
+                yield pytest.param(words, id=f"{path.name}:{line}")
+
+
+@pytest.mark.parametrize("words", commands())
+def test_every_command_line_on_a_page_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[argparse.Namespace] = []
+    for verb in VERBS:
+        monkeypatch.setattr(cli, verb, lambda options: found.append(options) or 0)
+
+    assert cli.run(words) == 0
+
+    (options,) = found
+    written = getattr(options, "words", [])
+    sources, changes = split_arguments([word for word in written if not word.endswith(".yaml")])
+    problems: list[Problem] = []
+    assert all(overrides.parse_override(change, problems) for change in changes), problems
+    if sources and len(sources) + len(changes) == len(written):  # a recipe that is shipped: checked for real
+        check.read(sources, changes, Plugins())
+
+
+def test_a_wrong_command_line_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        test_every_command_line_on_a_page_is_understood(["fit", "quickstart", "--sedes", "5"], monkeypatch)
+    assert "--sedes" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match="temperatur"):
+        test_every_command_line_on_a_page_is_understood(["fit", "quickstart", "losses.kd.temperatur=4"], monkeypatch)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for path in [*PAGES, ROOT / "CHANGELOG.md"]:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8")):
+            there = path.parent / target if target else path
+            assert there.exists(), f"{path.name}: {target}"
+            titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            assert not anchor or anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+
+
+# ---- docs/writing-a-loss.md
+
+
+class Ran(NamedTuple):
+    folder: Path
+    report: dict[str, Any]
+    page: str
+    logged: dict[str, list[float]]
+
+
+@pytest.fixture(scope="module", params=["attention", "similarity"])
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A recipe of the page, with its loss, for one epoch of a stage."""
+    folder = tmp_path_factory.mktemp(request.param)
+    own_losses(folder)
+    (text,) = [text for text in re.findall(r"```yaml\n(.*?)```", page("writing-a-loss.md"), re.DOTALL)
+               if f"name: {request.param}\n" in text]  # fmt: skip
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    recipe = ["recipe.yaml", "--plugin", f"{request.param}.py", "--no-alone"]
+    quick = [
+        "trainer.max_epochs=1",
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+        "trainer.log_every_n_steps=1",
+    ]
+    quick += ["stages.teach.trainer={max_epochs: 3}", "optimizer={use: adamw, lr: 5e-3}", "data.batch_size=32"]
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDCORE_RUN_FOLDER", "")
+        patch.delenv("KDCORE_RUN_FOLDER")
+        patch.chdir(folder)
+        torch.set_num_threads(1)
+        assert cli.run(["check", *recipe, *quick]) == 0
+        assert cli.run(["fit", *recipe, *quick]) == 0
+        torch.set_num_threads(threads)
+    (report,) = folder.glob("runs/*/*/report.json")
+    logged: dict[str, list[float]] = {}
+    with (report.parent / "distil" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            logged.setdefault(row["metric"], []).append(float(row["value"]))
+    text = (report.parent / "report.md").read_text(encoding="utf-8")
+    return Ran(folder, json.loads(report.read_text(encoding="utf-8")), text, logged)
+
+
+def test_a_loss_of_the_page_is_trained(ran: Ran) -> None:
+    name = {"attention": "at", "similarity": "sp"}[ran.report["name"]]
+    values = ran.logged[f"distil/train/{name}"]
+
+    assert len(values) > 20
+    assert 0 < median(values[-10:]) < 0.9 * median(values[:5])
+
+
+def test_the_tests_of_the_page_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_losses(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    tests = {
+        name: test for name, test in runpy.run_path(str(tmp_path / "test_attention.py")).items() if name[:5] == "test_"
+    }
+
+    for test in tests.values():
+        test()
+
+    monkeypatch.delitem(sys.modules, "attention")
+    assert len(tests) == 4
+
+
+def test_what_the_page_says_of_a_loss_is_there() -> None:
+    text = prose(page("writing-a-loss.md"))
+
+    for name in ("needs", "signal", "relational", "live", "setup", "count", "class_axis", "now"):
+        assert hasattr(Loss, name)
+        assert name in text
+    declared = [name for name in Loss.__annotations__ if name not in ("class_axis", "progress")]
+    assert all(f"`{name}" in text for name in declared), declared
+
+
+# ---- docs/report.md
+
+
+def keys_of(report: dict[str, Any]) -> set[str]:
+    """Dotted keys, with names of models and metrics replaced as on the page."""
+    found: set[str] = set()
+
+    def walk(value: Any, path: tuple[str, ...]) -> None:
+        if not isinstance(value, dict) or path == ("provenance", "versions"):
+            found.add(".".join(path))
+            return
+        name = {("models",): "MODEL", ("models", "MODEL", "metrics"): "METRIC", ("comparisons",): "STUDENT"}.get(path)
+        for key, child in value.items():
+            walk(child, (*path, name or key))
+
+    walk(report, ())
+    return found
+
+
+def small_report(seeds: int, split: Literal["test", "val"]) -> dict[str, Any]:
+    cost = dict.fromkeys(("parameters", "bytes", "flops", "latency_ms", "throughput", "peak_memory_bytes"), 1.0)
+    metrics = {"accuracy": {"last": 0.8, "best": 0.9, **({"test": 0.85} if split == "test" else {})}}
+    roles = {"teacher": "teacher", "alone": "alone", "student": "student"}
+    found = [
+        SeedResult(seed, {name: ModelResult(role, metrics, dict(cost)) for name, role in roles.items()})
+        for seed in range(seeds)
+    ]
+    return build_report(
+        name="small", task="classify", primary=("accuracy", "max"), seeds=found, split=split,
+        pairs=[Pair("student", "teacher", "alone")], provenance=dict.fromkeys(PROVENANCE),
+    )  # fmt: skip
+
+
+PROVENANCE = ("machine", "versions", "git", "started")
+
+
+def test_every_key_of_a_report_is_documented() -> None:
+    documented = set(rows(marked(page("report.md"))["report"]))
+    one, several, without = (small_report(*made) for made in ((1, "test"), (3, "test"), (1, "val")))
+
+    assert keys_of(one) | keys_of(several) | keys_of(without) == documented
+
+
+def test_every_key_and_column_of_a_real_report_is_documented(ran: Ran) -> None:
+    tables = marked(page("report.md"))
+
+    assert keys_of(ran.report) <= set(rows(tables["report"]))
+    assert set(ran.report["provenance"]) == set(PROVENANCE)
+    words = {
+        word for line in tables["columns"].splitlines()[2:] for word in re.findall(r"`([^`]+)`", line.split(" | ")[0])
+    }
+    models_table = ran.page.partition("## Models")[2].strip().splitlines()[0]
+    columns = [column.strip().replace("accuracy", "METRIC") for column in models_table.strip("| ").split(" | ")]
+    assert len(columns) > 6
+    assert set(columns) <= words
+
+
+def test_the_verdicts_are_those_of_the_code() -> None:
+    text = page("report.md")
+
+    assert re.findall(r"^\| `([a-z ]+)` \| (?:p |nothing)", text, re.MULTILINE) == [
+        "better", "worse", "no difference", "undecided",
+    ]  # fmt: skip
+    assert set(get_args(statistics.Word)) == {"better", "worse", "no difference", "undecided"}
+    assert f"p < {statistics.LEVEL:g}" in text
+    assert 2 * 0.5**6 < statistics.LEVEL <= 2 * 0.5**5  # the page says six
+
+
+# ---- CHANGELOG.md
+
+
+def test_the_changelog_has_the_version_of_the_package() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    versions = re.findall(r"^## \[(.+?)\]", text, re.MULTILINE)
+    assert versions[0] == project["version"]
+    assert all(f"`{name}`" in text for name in Plugins().registry.names("loss"))
+    assert all(f"`{name}`" in text for name in Plugins().registry.names("metric"))

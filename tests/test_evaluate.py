@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 
 def cast_of() -> Cast:
     trained = {"student": net(1, norm=True)}
-    return Cast(Vectors(), trained, {"a": Frozen(net(2)), "b": Frozen(net(3))}, ensembles={"both": ensemble(of=["a", "b"])})
+    return Cast(
+        Vectors(), trained, {"a": Frozen(net(2)), "b": Frozen(net(3))}, ensembles={"both": ensemble(of=["a", "b"])}
+    )
 
 
 def scores() -> Scores:
@@ -49,7 +51,9 @@ def test_metrics_are_those_of_the_whole_split() -> None:
 
 def test_each_model_is_compared_with_its_own_first_teacher() -> None:
     cast = cast_of()
-    alike = torch.cat([cast.module("a")(batch["x"]).argmax(-1) == cast.module("b")(batch["x"]).argmax(-1) for batch in batches()])
+    alike = torch.cat(
+        [cast.module("a")(batch["x"]).argmax(-1) == cast.module("b")(batch["x"]).argmax(-1) for batch in batches()]
+    )
     found, _ = evaluate(cast, {"a": scores(), "b": scores()}, batches(), CPU, teachers={"a": ("b", "a")})
     assert found["a"]["agreement"] == pytest.approx(alike.float().mean().item())
     assert "agreement" not in found["b"]
@@ -79,7 +83,7 @@ def test_scores_of_each_sample_are_in_the_order_of_the_split() -> None:
 def test_a_model_being_trained_is_as_before() -> None:
     cast = cast_of()
     student = cast.trained["student"].train()
-    student[1].eval()  # type: ignore[index, operator]
+    student[1].eval()
     state, modes = copy.deepcopy(student.state_dict()), [module.training for module in student.modules()]
     evaluate(cast, {"student": scores()}, batches(), CPU)
     assert all(torch.equal(value, state[name]) for name, value in student.state_dict().items())
@@ -101,7 +105,12 @@ def test_modes_come_back_also_when_scoring_fails() -> None:
 def test_batch_norm_uses_its_statistics() -> None:
     cast = cast_of()
     one, _ = evaluate(cast, {"student": scores()}, batches(), CPU)
-    other, _ = evaluate(cast, {"student": scores()}, [{k: v[i : i + 1] for k, v in b.items()} for b in batches() for i in range(len(b["id"]))], CPU)
+    other, _ = evaluate(
+        cast,
+        {"student": scores()},
+        [{k: v[i : i + 1] for k, v in b.items()} for b in batches() for i in range(len(b["id"]))],
+        CPU,
+    )
     assert one == other
 
 

@@ -16,7 +16,9 @@ from kdcore.parameters import group_parameters
 ALL = {f"student.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")}
 
 
-def grouped(modules: dict[str, nn.Module], patterns: dict[str, dict[str, Any]]) -> list[tuple[set[str], dict[str, Any]]]:
+def grouped(
+    modules: dict[str, nn.Module], patterns: dict[str, dict[str, Any]]
+) -> list[tuple[set[str], dict[str, Any]]]:
     """Groups with names instead of parameters."""
     names = {id(p): f"{o}.{n}" for o, m in reversed(modules.items()) for n, p in m.named_parameters()}
     found = group_parameters(modules, patterns)
@@ -77,7 +79,10 @@ def test_a_decay_that_a_pattern_gives_holds_for_biases_too() -> None:
 
 
 def test_equal_settings_share_a_group_and_lists_are_settings_too() -> None:
-    patterns = {"student.0.weight": {"betas": [0.9, 0.95], "lr": 1.0}, "student.3.weight": {"lr": 1.0, "betas": [0.9, 0.95]}}
+    patterns = {
+        "student.0.weight": {"betas": [0.9, 0.95], "lr": 1.0},
+        "student.3.weight": {"lr": 1.0, "betas": [0.9, 0.95]},
+    }
     assert [names for names, own in grouped({"student": net()}, patterns) if "betas" in own] == [
         {"student.0.weight", "student.3.weight"}
     ]
@@ -102,13 +107,17 @@ def test_a_parameter_with_several_names_is_in_one_group_once() -> None:
 
 
 def test_a_pattern_that_matches_nothing_suggests_a_name() -> None:
-    expected = r"optimizer.groups: `student.0.wieght` matches no parameter that learns: did you mean `student.0.weight`\?"
+    expected = (
+        r"optimizer.groups: `student.0.wieght` matches no parameter that learns: did you mean `student.0.weight`\?"
+    )
     with pytest.raises(RunError, match=expected):
         group_parameters({"student": net()}, {"student.0.wieght": {"lr": 1.0}})
 
 
 def test_a_pattern_that_resembles_nothing_is_told_how_names_begin() -> None:
-    with pytest.raises(RunError, match="`encoder.**` matches no .*: its names begin with student, kd".replace("**", r"\*\*")):
+    with pytest.raises(
+        RunError, match="`encoder.**` matches no .*: its names begin with student, kd".replace("**", r"\*\*")
+    ):
         group_parameters({"student": net(), "kd": nn.Linear(2, 2)}, {"encoder.**": {"lr": 1.0}})
 
 

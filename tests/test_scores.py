@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from toy_stage import Vectors, batch_of
 from torch import Tensor
 from torchmetrics import Metric
+from toy_stage import Vectors, batch_of
 
 from kdcore.errors import RunError
 from kdcore.metrics.accuracy import Accuracy
@@ -93,7 +93,9 @@ def test_need_teacher(metrics: dict[str, Metric], expected: bool) -> None:
 def test_a_metric_that_takes_what_the_task_does_not_observe(
     batch: dict[str, Any], teachers: dict[str, Any], observed: str
 ) -> None:
-    expected = f"metric `accuracy` takes `preds_target`, and of this batch the task observes {observed}: are there labels"
+    expected = (
+        f"metric `accuracy` takes `preds_target`, and of this batch the task observes {observed}: are there labels"
+    )
     with pytest.raises(RunError, match=expected):
         scores().update(Vectors(), STUDENT, teachers, batch)
 
@@ -139,12 +141,17 @@ def test_takes_is_the_metrics_word() -> None:
 
 
 def test_a_plugins_own_word_must_be_observed() -> None:
-    with pytest.raises(RunError, match="metric `map` takes `boxes`, .* observes preds_target: "):
+    with pytest.raises(RunError, match=r"metric `map` takes `boxes`, .* observes preds_target: "):
         Scores({"map": Told(0.0, takes="boxes")}).update(Vectors(), STUDENT, {}, LABELS)
 
 
 def test_a_batch_goes_to_the_device_with_all_that_is_nested_in_it() -> None:
-    batch = {**batch_of(), "name": "x", "views": {"weak": {"x": torch.ones(2)}}, "boxes": [torch.ones(1), (torch.ones(2),)]}
+    batch = {
+        **batch_of(),
+        "name": "x",
+        "views": {"weak": {"x": torch.ones(2)}},
+        "boxes": [torch.ones(1), (torch.ones(2),)],
+    }
     moved = to_device(batch, torch.device("meta"))
     assert moved["x"].is_meta
     assert moved["views"]["weak"]["x"].is_meta
@@ -156,7 +163,7 @@ def test_a_batch_goes_to_the_device_with_all_that_is_nested_in_it() -> None:
 
 
 def test_a_named_tuple_stays_one() -> None:
-    pair = namedtuple("Pair", "first second")(torch.ones(1), 2)  # noqa: PYI024
+    pair = namedtuple("Pair", "first second")(torch.ones(1), 2)
     moved = to_device(pair, torch.device("meta"))
     assert type(moved) is type(pair)
     assert moved.first.is_meta

@@ -76,7 +76,9 @@ def test_a_path_is_read(text: str, expected: TapPath) -> None:
     assert TapPath.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["block:out", "block:in()", "block:in(a b)", "block/", "block//1", "a:in:in", "b/1:in"])
+@pytest.mark.parametrize(
+    "text", ["block:out", "block:in()", "block:in(a b)", "block/", "block//1", "a:in:in", "b/1:in"]
+)
 def test_what_is_no_path_is_refused(text: str) -> None:
     with pytest.raises(RunError, match="is not a tap path: write MODULE, MODULE:in") as error:
         TapPath.parse(text)
@@ -178,8 +180,8 @@ def test_two_taps_on_one_module() -> None:
         (lambda out: (out, out + 1), "block/1", 1),
         (lambda out: [out, (out + 2, out + 1)], "block/1/1", 1),
         (lambda out: {"first": out, "last": out + 1}, "block/last", 1),
-        (lambda out: namedtuple("Out", "first last")(out, out + 1), "block/last", 1),  # noqa: PYI024
-        (lambda out: namedtuple("Out", "first last")(out, out + 1), "block/0", 0),  # noqa: PYI024
+        (lambda out: namedtuple("Out", "first last")(out, out + 1), "block/last", 1),
+        (lambda out: namedtuple("Out", "first last")(out, out + 1), "block/0", 0),
         (lambda out: OrderedDict(last_hidden_state=out), "block/last_hidden_state", 0),
         (lambda out: {"0": out}, "block/0", 0),
     ],
@@ -286,9 +288,14 @@ def test_nothing_is_collected_unless_armed() -> None:
 def test_what_a_failed_forward_left_is_forgotten() -> None:
     model, x = Net(), torch.randn(2, 4)
     taps = Taps(model, {"x": "stem"}, "student")
-    with pytest.raises(ValueError, match="broken"), taps.armed():
-        model(x)
-        raise ValueError("broken")
+
+    def failing() -> None:
+        with taps.armed():
+            model(x)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        failing()
     model(x)  # not armed any more
     with taps.armed():
         model(x)

@@ -201,7 +201,7 @@ def test_the_moving_average_is_the_one_computed_by_hand() -> None:
     theirs = dict(live.named_buffers())
     assert theirs["1.num_batches_tracked"] == 4
     assert all(torch.equal(buffer, theirs[name]) for name, buffer in follower.module.named_buffers())
-    assert not follower.module[1].training  # type: ignore[index]
+    assert not follower.module[1].training
     assert not any(p.requires_grad for p in follower.module.parameters())
 
 
@@ -269,7 +269,7 @@ def test_tied_weights_stay_tied_in_the_follower() -> None:
         live.a.weight.add_(1.0)
     follower.after_step(live)
     assert follower.module.a.weight is follower.module.b.weight
-    torch.testing.assert_close(follower.module.a.weight.detach(), old + 0.5)  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(follower.module.a.weight.detach(), old + 0.5)
 
 
 def test_states_hold_the_weights_of_every_follower() -> None:
@@ -278,4 +278,4 @@ def test_states_hold_the_weights_of_every_follower() -> None:
         follower.follow(net(3))
     found = states(followers)
     assert found.keys() == {"mean", "last"}
-    assert torch.equal(found["last"]["0.weight"], net(3)[0].weight)  # type: ignore[arg-type]
+    assert torch.equal(found["last"]["0.weight"], net(3)[0].weight)

@@ -280,7 +280,7 @@ def test_the_loader_is_windowed_where_that_changes_anything(
     accumulate: int, world: int, look_ahead: bool, expected: bool
 ) -> None:
     data = StageData(Ragged(Sized(ragged())), losses_of(), look_ahead=look_ahead)
-    data.trainer = FakeTrainer(accumulate, world)  # type: ignore[assignment]
+    data.trainer = FakeTrainer(accumulate, world)
     assert isinstance(data.train_dataloader(), Windowed) is expected
 
 
@@ -298,7 +298,7 @@ def test_the_data_below_is_prepared_and_knows_the_trainer() -> None:
             return [batch_of()]
 
     data = StageData(Told(Sized([])), [], look_ahead=True)
-    data.trainer = FakeTrainer(1, 1)  # type: ignore[assignment]
+    data.trainer = FakeTrainer(1, 1)
     data.prepare_data()
     data.setup("fit")
     assert told == ["prepare_data", ("fit", data.trainer)]

@@ -45,7 +45,7 @@ class Layout:
     others equal shares of the rest. So the softmax of what is read has the teacher's own probability at the k
     classes and for the others together (to the rounding of ``stored``), the logits there are the teacher's own, and
     a masked class (-inf) outside of the k is masked no more. At a temperature other than 1 the rest is flatter than
-    the teacher's: choose k so that little is left.
+    the teacher's, and a loss that reads it sees a flatter teacher: choose k so that little is left there too.
 
     Args:
         name: of the signal.

@@ -97,8 +97,8 @@ class Reader:
             sample, seed = int(ids[lost[0]]), int(seeds[lost[0]])
             which = f" and augmentation seed {seed}" if seed else ""
             raise RunError(
-                f"the teacher cache {self._folder} has no sample with id {sample}{which}: the data gives others than when "
-                f"it was written. Take `cache` out of the stage, or {delete_hint(self._folder)}"
+                f"the teacher cache {self._folder} has no sample with id {sample}{which}: the data gives others than "
+                f"when it was written. Take `cache` out of the stage, or {delete_hint(self._folder)}"
             )
         return found
 

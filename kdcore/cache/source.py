@@ -112,6 +112,7 @@ class Pass:
                 writers = {
                     view: Writer(places[view], Manifest(facts[view], layouts[view], self.samples)) for view in missing
                 }
+                self._say_kept(self.run(first, missing[0]))
                 self._announce(folder, {view: self._bytes(first, view, layouts[view]) for view in missing}, writers)
                 for view, writer in writers.items():
                     self._write(writer, view)
@@ -151,6 +152,19 @@ class Pass:
             )
         kept = f", {done} samples are there already" if done else ""
         self.say(f"caches `{self.of}`: {what} into {folder} ({_size(free)} free{kept})")
+
+    def _say_kept(self, signals: Signals) -> None:
+        """A rest that is large at the loss's temperature is a teacher that is not heard."""
+        if self.cache.topk is None:
+            return
+        shares = []
+        for temperature in (1, 2, 4):
+            probabilities = (signals["logits"].float() / temperature).softmax(self.axis)
+            share = probabilities.topk(self.cache.topk, self.axis).values.sum(self.axis).mean()
+            shares.append(f"{100 * float(share):.1f} % at temperature {temperature}")
+        self.say(
+            f"the top {self.cache.topk} classes hold {', '.join(shares)} of what `{self.of}` says; the rest is evened"
+        )
 
     def _write(self, writer: Writer, view: str | None) -> None:
         started, begun, done = time.monotonic(), writer.done, writer.done
@@ -216,10 +230,8 @@ def _alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            break
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
         count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        units.pop(0)
+    return f"{count:.{0 if units[0] == 'bytes' else 1}f} {units[0]}"

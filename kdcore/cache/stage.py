@@ -11,20 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.binding import BoundLoss
+from kdcore.cache.format import Facts
 from kdcore.cache.source import CachedTeacher, Pass
 from kdcore.cast import Cast
 from kdcore.data.base import Data
-from kdcore.data.loader import Batches, Loader
-from kdcore.errors import Problem, RecipeError
+from kdcore.data.loader import Batches, Loader, Samples
+from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.recipe.content import content, digest
-from kdcore.recipe.schema import Cache, ModelSlot, Recipe, Ref, Stage
+from kdcore.recipe.schema import Cache, ModelSlot, Ref, Stage
 from kdcore.scores import to_device
 from kdcore.signals import Batch, Signals
 from kdcore.task import Task
 from kdcore.window import StageData
 
 PROBED = 64
-"""Training samples, evenly spaced, whose content is compared: a file that changed is found out without reading it all."""
+"""Training samples, evenly spaced, whose content is compared: a changed file is noticed without reading all of it."""
 
 _ELSEWHERE = {"weights", "partial", "compile", "seed"}
 """Keys of a model's slot that say nothing which its weights do not say themselves."""
@@ -67,8 +68,8 @@ def _changing(stage: Stage, cast: Cast) -> Iterator[tuple[str, str]]:
     of = "" if stage.cache is None else stage.cache.of
     if stage.prepare:
         yield (
-            f"`prepare: {', '.join(stage.prepare)}` changes the batches of stage `{stage.name}`, and the cached signals "
-            f"of `{of}` would be those of the unchanged ones",
+            f"`prepare: {', '.join(stage.prepare)}` changes the batches of stage `{stage.name}`, and the cached "
+            f"signals of `{of}` would be those of the unchanged ones",
             "take `prepare` or `cache` out of the stage",
         )
     elif type(cast.task).prepare is not Task.prepare:
@@ -119,14 +120,20 @@ def fill(
     cast: Cast,
     data: Data,
     *,
-    recipe: Recipe,
-    runs: Path,
+    slots: Mapping[str, ModelSlot],
+    folder: Path,
     device: torch.device,
     say: Callable[[str], None],
 ) -> None:
     """Open a stage's cache, after writing what is missing.
 
-    It lies in ``runs/<name>/cache/<digest>/``, so that later runs of the recipe find it.
+    Args:
+        teacher: from :func:`plan`.
+        data: of the stage.
+        slots: of the recipe's models.
+        folder: holds the caches of all runs of the recipe, each under the digest of what it depends on.
+        device: where the teacher runs.
+        say: prints a line.
 
     Raises:
         RecipeError: the data gives a sample in another way each time.
@@ -134,10 +141,10 @@ def fill(
     """
     if stage.cache is None:
         return
-    samples = data.split("train")
-    facts = {
-        "teacher": teacher_digest(cast, teacher.of, recipe.models),
-        "data": _data_digest(data, stage),
+    samples = _samples(data)
+    facts: Facts = {
+        "teacher": teacher_digest(cast, teacher.of, slots),
+        **_data_facts(data, stage),
         "keep": list(stage.cache.keep),
         "topk": stage.cache.topk,
         "dtype": stage.cache.dtype,
@@ -154,8 +161,7 @@ def fill(
         return cast.run(cast.order({ref}), to_device(batch, device))[ref]
 
     written = Pass(teacher.of, stage.cache, cast.task.class_axis, len(samples), batches, run, say)
-    folder = runs / recipe.name / "cache" / digest(facts)
-    teacher.open(written.write(folder, {view: {**facts, "view": view} for view in teacher.views}))
+    teacher.open(written.write(folder / digest(facts), {view: {**facts, "view": view} for view in teacher.views}))
 
 
 def teacher_digest(cast: Cast, name: str, slots: Mapping[str, ModelSlot]) -> str:
@@ -178,7 +184,7 @@ def _weights(module: nn.Module) -> str:
     return found.hexdigest()
 
 
-def _data_digest(data: Data, stage: Stage) -> dict[str, Any]:
+def _data_facts(data: Data, stage: Stage) -> Facts:
     """Of the training data: what its slot says, the seed, how many samples there are and what some of them hold.
 
     Raises:
@@ -198,17 +204,24 @@ def _data_digest(data: Data, stage: Stage) -> dict[str, Any]:
             ]
         )
     return {
-        "slot": digest([stage.data.use, stage.data.args]),
-        "seed": data.seed,
-        "samples": len(data.split("train")),
+        "data": digest([stage.data.use, stage.data.args]),
+        "data_seed": data.seed,
+        "data_content": first,
+        "data_samples": len(_samples(data)),
         "transformed": "seed" in batch,
-        "content": first,
     }
+
+
+def _samples(data: Data) -> Samples | Batches:
+    samples = data.split("train")
+    if samples is None:
+        raise RunError(f"the data ({type(data).__name__}) has no train split")
+    return samples
 
 
 def _some(data: Data) -> Batch:
     """A batch of samples from all over the training split."""
-    samples = data.split("train")
+    samples = _samples(data)
     rows = torch.linspace(0, len(samples) - 1, min(PROBED, len(samples)), dtype=torch.float64).long()
     fetched = samples.__getitems__(rows) if isinstance(samples, Batches) else [samples[row] for row in rows.tolist()]
     return data.collate(fetched) if isinstance(fetched, list) else fetched

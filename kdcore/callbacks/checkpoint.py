@@ -17,7 +17,7 @@ LOOK = 20
 
 
 class AtomicIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, never half written; it saves by way of the system's temp folder, without a flush."""
+    """Lightning's checkpoint files, never half written; its own way is the system's temp folder, without a flush."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write it whole or not at all; what a crash left half written is overwritten by the next."""

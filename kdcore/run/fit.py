@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from kdcore.build import Builder
 from kdcore.discovery import core_version
@@ -28,7 +27,7 @@ from kdcore.run.folder import FOLDER, RECIPE_FILE, RunFolder, git_sha, open_fold
 from kdcore.run.identity import installed_versions, stage_identities
 from kdcore.run.loggers import finish, log_artifacts
 from kdcore.run.results import last_stage, measure, pairs, trained_in
-from kdcore.run.stages import Options, SeedRun
+from kdcore.run.stages import Options, SeedRun, rank
 
 
 @dataclass
@@ -69,7 +68,7 @@ class Fit:
         try:
             runs = [self._run_seed(folder, seed, identities[seed]) for seed in seeds]
             _leave_group()
-            if self.options.stage is not None or rank_zero_only.rank != 0:
+            if self.options.stage is not None or rank() != 0:
                 return folder.path
             return self._report(folder, runs)
         finally:
@@ -88,10 +87,10 @@ class Fit:
 
     def _open(self, identity: str, installed: dict[str, str]) -> RunFolder:
         """The run folder, with ``run.yaml`` in it; ranks other than the first are told which it is."""
-        if rank_zero_only.rank != 0:
+        if rank() != 0:
             if FOLDER not in os.environ:
                 raise RunError(
-                    f"rank {rank_zero_only.rank} was not told the run folder: start one process and let "
+                    f"rank {rank()} was not told the run folder: start one process and let "
                     "`trainer.devices` start the others, instead of torchrun or srun"
                 )
             folder = RunFolder(Path(os.environ[FOLDER]))
@@ -128,7 +127,7 @@ class Fit:
     def _keep(self, folder: RunFolder, changes: Mapping[str, list[str]]) -> None:
         """Write down what came up on the way: addresses of weights as they were pinned, what plugins changed."""
         self._record["configured"].update(changes)
-        if rank_zero_only.rank == 0:
+        if rank() == 0:
             folder.write(self._record)
 
     def _loggers(self, folder: RunFolder, builder: Builder) -> list[Logger]:

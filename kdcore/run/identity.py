@@ -76,7 +76,7 @@ def involved(recipe: Recipe, stage: Stage) -> set[str]:
 
 
 def _stage(stage: Stage) -> dict[str, Any]:
-    """What a stage says. A digest knows no order of keys, which matters to chains and to the first match of patterns."""
+    """What a stage says, and the order of keys where it matters: in a chain, and where the first match wins."""
     said: dict[str, Any] = content(stage)
     said["trainer"] = {key: value for key, value in said["trainer"].items() if key not in DISPLAY}
     return said | {"order": [list(stage.prepare), list(stage.optimizer.groups)]}

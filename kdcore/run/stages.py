@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdcore.assemble import BuiltStage, assemble
 from kdcore.build import Builder
+from kdcore.cache.stage import fill
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
 from kdcore.evaluate import evaluate
@@ -127,7 +128,7 @@ class SeedRun:
     def _take(self, stage: Stage, source: Path, place: Path) -> None:
         if source != place:
             self._say(stage, f"reused from {source}: nothing that matters has changed (--fresh runs it again)")
-            if rank_zero_only.rank == 0:
+            if rank() == 0:
                 adopt(source, place)
         elif not stage.once or self.seed == self.recipe.seed:
             self._say(stage, "is finished")
@@ -155,11 +156,26 @@ class SeedRun:
             trainer = self._trainer(stage, place, built, resume)
             self.device = trainer.strategy.root_device
             teachers = self._probe(stage, built, resumed=resume is not None)
+            self._fill_cache(stage, built)
             pl.seed_everything(seed, workers=True, verbose=False)
             _fit(trainer, built, resume)
             self._finish(stage, place, built, trainer, teachers, time.monotonic() - started)
         finally:
             built.close()
+
+    def _fill_cache(self, stage: Stage, built: BuiltStage) -> None:
+        if built.cast.cache is not None:
+            folder = self.options.runs / self.recipe.name / "cache"
+            fill(
+                built.cast.cache,
+                stage,
+                built.cast,
+                self.builder.data(stage.data),
+                slots=self.recipe.models,
+                folder=folder,
+                device=self.device,
+                say=lambda line: self._say(stage, line),
+            )
 
     def _trainer(self, stage: Stage, place: Path, built: BuiltStage, resume: Path | None) -> pl.Trainer:
         configuration = Configuration(self.recipe, stage.name, self.say)
@@ -237,10 +253,10 @@ class SeedRun:
             "best": _finite(kept),
             "teachers": _finite(teachers),
         }
-        if rank_zero_only.rank == 0:
+        if rank() == 0:
             for name, module in trained.items():
                 save_state(module.state_dict(), place / f"{name}.safetensors")
-                write_json(place / f"{name}.json", self._card(stage, built, name, content["best"][name]))
+                write_json(place / f"{name}.json", self._card(stage, built, name, _finite(kept)[name]))
             write_json(place / STAGE_FILE, content)
         trainer.strategy.barrier()
         self.finished[stage.name] = content
@@ -250,7 +266,7 @@ class SeedRun:
 
     def _card(self, stage: Stage, built: BuiltStage, name: str, metrics: Mapping[str, float | None]) -> dict[str, Any]:
         """What one must know to use the weights."""
-        slot, names = self.recipe.models[name], built.data.data.class_names
+        slot, names = self.recipe.models[name], self.builder.data(stage.data).class_names
         return {
             "model": name,
             "use": slot.use,
@@ -274,7 +290,7 @@ class SeedRun:
         if not isinstance(table, dict) or not all(isinstance(column, Tensor) for column in table.values()):
             raise RunError(f"action `{stage.do.use}` returned a {type(table).__name__}, not a table of tensors by name")
         content = {"identity": self.identities[stage.name], "stage": stage.name, "columns": sorted(table)}
-        if rank_zero_only.rank == 0:
+        if rank() == 0:
             save_state(table, place / "table.safetensors")
             write_json(place / STAGE_FILE, content)
         self.finished[stage.name] = content
@@ -285,6 +301,11 @@ class SeedRun:
     def _say(self, stage: Stage, line: str) -> None:
         several = self.options.seeds > 1 and not stage.once
         self.say(f"{f'seed {self.seed}, ' if several else ''}stage `{stage.name}`: {line}")
+
+
+def rank() -> int:
+    """Of this process: 0 writes files and speaks."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _fit(trainer: pl.Trainer, built: BuiltStage, resume: Path | None) -> None:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore.callbacks import checkpoint
 from kdcore.callbacks.checkpoint import LOOK, AtomicIO, Best, Last
 from kdcore.callbacks.gpu import GPU
 from kdcore.data.loader import Loader
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*LeafSpec")
 
 
 class Samples:
@@ -77,6 +77,10 @@ def load(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
 class Steps(pl.Callback):
     """The steps at which a file was there anew."""
 
@@ -105,7 +109,7 @@ def test_a_file_is_whole_and_alone(tmp_path: Path) -> None:
     AtomicIO().save_checkpoint({"a": torch.ones(3), "b": [1, "x", None]}, path)
     AtomicIO().save_checkpoint({"a": torch.zeros(3)}, str(path))
     assert torch.equal(load(path)["a"], torch.zeros(3))
-    assert os.listdir(path.parent) == ["last.ckpt"]
+    assert names(path.parent) == ["last.ckpt"]
     assert torch.equal(AtomicIO().load_checkpoint(path, weights_only=True)["a"], torch.zeros(3))
 
 
@@ -126,15 +130,15 @@ def test_kill_in_the_middle_of_saving_leaves_the_old_file(
     AtomicIO().save_checkpoint({"old": torch.ones(3)}, path)
     child = os.fork()
     if child == 0:
-        Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+        monkeypatch.setattr(Path, "replace", lambda self, target: os.kill(os.getpid(), signal.SIGKILL))
         AtomicIO().save_checkpoint({"new": torch.ones(1000)} | ({"dies": Dies()} if moment == "write" else {}), path)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert set(load(path)) == {"old"}
-    assert sorted(os.listdir(path.parent)) == [".last.ckpt.part", "last.ckpt"]
-    assert os.listdir(temporary) == []
+    assert names(path.parent) == [".last.ckpt.part", "last.ckpt"]
+    assert names(temporary) == []
     AtomicIO().save_checkpoint({"newer": 1}, path)  # takes the place of what the crash left
-    assert os.listdir(path.parent) == ["last.ckpt"]
+    assert names(path.parent) == ["last.ckpt"]
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -143,21 +147,30 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> N
     with pytest.raises(Exception, match="pickle"):
         AtomicIO().save_checkpoint({"new": lambda: None}, path)
     assert load(path) == {"old": 1}
-    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert names(tmp_path) == ["last.ckpt"]
 
 
 def test_the_content_is_flushed_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = []
+    order: list[str] = []
     fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda file: (order.append("flush"), fsync(file)))
-    monkeypatch.setattr(Path, "replace", lambda self, target: (order.append("rename"), replace(self, target)))
+
+    def flush(file: int) -> None:
+        order.append("flush")
+        fsync(file)
+
+    def rename(self: Path, target: Path) -> Path:
+        order.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr("os.fsync", flush)
+    monkeypatch.setattr(Path, "replace", rename)
     AtomicIO().save_checkpoint({}, tmp_path / "last.ckpt")
     assert order == ["flush", "rename"]
 
 
 def test_what_training_saves_loads_without_running_code(tmp_path: Path) -> None:
     fit(Net([0.1, 0.3, 0.2]), GPU(), Best(tmp_path, "s/val/accuracy", "max"), Last(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "last.ckpt"]
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
     saved = load(tmp_path / "last.ckpt")
     assert saved["global_step"] == 21
     best = next(state for key, state in saved["callbacks"].items() if key.startswith("Best"))
@@ -207,7 +220,7 @@ def test_the_better_is_kept_over_a_crash(
     assert load(folder / "best.ckpt")["epoch"] == epoch
     assert float(best.best_model_score or 0) == pytest.approx(scores[epoch])
     assert best.best_model_path == str(folder / "best.ckpt")
-    assert sorted(os.listdir(folder)) == ["best.ckpt", "last.ckpt"]
+    assert names(folder) == ["best.ckpt", "last.ckpt"]
     assert not (tmp_path / "stage").exists() or not moved
 
 
@@ -215,7 +228,7 @@ def test_a_resume_before_the_first_validation_has_no_best_yet(tmp_path: Path) ->
     with pytest.raises(KeyError, match="crash"):
         fit(Net([0.1] * 4, stop_after=1), Best(tmp_path, "s/val/accuracy", "max"), Last(tmp_path),
             check_val_every_n_epoch=2)  # fmt: skip
-    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert names(tmp_path) == ["last.ckpt"]
     fit(Net([0.1] * 4), Best(tmp_path, "s/val/accuracy", "max"), Last(tmp_path), check_val_every_n_epoch=2,
         resume=tmp_path / "last.ckpt")  # fmt: skip
     assert load(tmp_path / "best.ckpt")["epoch"] == 1
@@ -244,7 +257,7 @@ def test_it_is_saved_at_the_edges_of_windows_only(tmp_path: Path, monkeypatch: p
     save = Last._save_checkpoint
 
     def note(self: Last, trainer: pl.Trainer, path: str) -> None:
-        batches.append(trainer.fit_loop.epoch_loop.batch_progress.current.processed)
+        batches.append(trainer.fit_loop.epoch_loop.batch_idx + 1)
         save(self, trainer, path)
 
     monkeypatch.setattr(Last, "_save_checkpoint", note)
@@ -254,7 +267,7 @@ def test_it_is_saved_at_the_edges_of_windows_only(tmp_path: Path, monkeypatch: p
 
 def test_a_save_of_either_kind_starts_the_time_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
 
     class Clock(pl.Callback):
         def on_train_batch_start(self, *args: Any) -> None:
@@ -296,7 +309,7 @@ def test_a_stage_goes_on_from_the_middle_of_an_epoch(tmp_path: Path) -> None:
 
 def test_nothing_is_saved_in_a_trial_run(tmp_path: Path) -> None:
     fit(Net([0.1]), Last(tmp_path, minutes=0), fast_dev_run=3)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_ranks_agree_before_they_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from kdcore.errors import RunError
-from kdcore.run import folder as module
 from kdcore.run.folder import (
     REPORT_FILE,
     RUN_FILE,
@@ -98,7 +97,7 @@ def test_folders_of_one_second_sort_by_age(tmp_path: Path) -> None:
 
 def test_two_that_ask_at_the_same_moment_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([1e9, 1e9, 1e9, 1e9 + 0.5])
-    monkeypatch.setattr(module.time, "time", lambda: next(moments))
+    monkeypatch.setattr("time.time", lambda: next(moments))
     first, second = RunFolder.create(tmp_path, "name").path, RunFolder.create(tmp_path, "name").path
     assert first.name.endswith("-0000")
     assert second.name.endswith("-8000")
@@ -177,7 +176,9 @@ def test_a_folder_that_a_person_named_comes_after_the_others(tmp_path: Path) -> 
     assert open_folder(tmp_path, "name", "same", fresh=False)[0].path == copy
 
 
-@pytest.mark.parametrize(("identity", "finished", "fresh"), [("another", False, False), ("same", True, False), ("same", False, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("identity", "finished", "fresh"), [("another", False, False), ("same", True, False), ("same", False, True)]
+)
 def test_what_is_not_resumed(tmp_path: Path, identity: str, finished: bool, fresh: bool) -> None:
     old = make(tmp_path, "20260101-000000-aaaa", identity, finished=finished)
     folder, resumed = open_folder(tmp_path, "name", "same", fresh=fresh)
@@ -327,7 +328,7 @@ def test_adopting_copies_where_the_disk_cannot_link(
     def refuse(source: Path, target: Path) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(module.os, "link", refuse)
+    monkeypatch.setattr("os.link", refuse)
     adopt(source, tmp_path / "new")
     assert names(tmp_path / "new") == ["metrics.csv", STAGE_FILE, "teacher.json", "teacher.safetensors"]
     assert (tmp_path / "new" / "teacher.json").read_text() == "teacher.json"
@@ -389,7 +390,7 @@ def test_a_write_that_fails_cleans_up(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "a.txt", "new")
     assert names(tmp_path) == ["a.txt"]

@@ -58,7 +58,7 @@ def test_libraries_below_may_warn_but_not_chat(caplog: pytest.LogCaptureFixture)
 
 def test_a_line_is_printed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     written = BytesIO()
-    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BufferedWriter(written), encoding="utf-8"))  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(BufferedWriter(written), encoding="utf-8"))
     say("a line")
     assert written.getvalue() == b"a line\n"
 

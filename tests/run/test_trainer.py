@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +66,10 @@ def make(tmp_path: Path, configure: Callable[..., Configuration], monkeypatch: p
 
 def kinds(trainer: pl.Trainer) -> list[type]:
     return [type(callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
 
 
 # ---- what plugins change
@@ -282,9 +285,9 @@ def test_all_that_it_writes_lies_in_the_folder(make: Make, tmp_path: Path, capfd
     history = History(tmp_path / "stage" / "metrics.csv")
     trainer = make(loggers=(history,), max_epochs=2, accelerator="cpu")
     trainer.fit(Net(), Loader(Samples(), batch_size=2), Loader(Samples(), batch_size=4))
-    assert sorted(os.listdir(tmp_path)) == ["cwd", "stage"]
-    assert sorted(os.listdir(tmp_path / "stage")) == ["best.ckpt", "last.ckpt", "metrics.csv"]
-    assert os.listdir(tmp_path / "cwd") == []
+    assert names(tmp_path) == ["cwd", "stage"]
+    assert names(tmp_path / "stage") == ["best.ckpt", "last.ckpt", "metrics.csv"]
+    assert names(tmp_path / "cwd") == []
     assert (tmp_path / "stage" / "metrics.csv").read_text().splitlines()[1:] == [
         "1,distil/val/accuracy,0.5",
         "3,distil/val/accuracy,0.5",
