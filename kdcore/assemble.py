@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdcore.binding import BoundLoss, Read, reads_of
 from kdcore.build import Builder
@@ -17,9 +17,9 @@ from kdcore.distiller import Distiller
 from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.losses.base import Loss
 from kdcore.parameters import group_parameters
-from kdcore.recipe.schema import LossSlot, Ref, Slot, Stage
+from kdcore.recipe.schema import Init, LossSlot, Ref, Slot, Stage
 from kdcore.signals import Signals
-from kdcore.taps import Taps, select
+from kdcore.taps import Taps, select, suggest
 from kdcore.task import Task
 from kdcore.weights.fitting import fit_state
 from kdcore.window import StageData
@@ -98,6 +98,7 @@ def _start(builder: Builder, stage: Stage, cast: Cast) -> None:
     for name, init in stage.init.items():
         source, target = builder.net(init.source, cast.task.facts), cast.module(name)
         wanted = source.state_dict()
+        _check_map(stage, name, init, target, wanted)
         if init.map:
             wanted = {
                 mine + key.removeprefix(theirs): value
@@ -125,6 +126,23 @@ def _refuse_split(stage: Stage, losses: list[BoundLoss]) -> None:
                 for name in coupled
             ]
         )
+
+
+def _check_map(stage: Stage, name: str, init: Init, target: nn.Module, wanted: Mapping[str, Tensor]) -> None:
+    """Every pair of a map names something on both sides: one that is misspelt would leave fresh weights unnoticed."""
+    for mine, theirs in init.map.items():
+        for model, prefix, keys in ((name, mine, target.state_dict()), (init.source, theirs, wanted)):
+            if not any(key == prefix or key.startswith(f"{prefix}.") for key in keys):
+                modules = {key[:end] for key in keys for end, mark in enumerate(f"{key}.") if mark == "."}
+                raise RecipeError(
+                    [
+                        Problem(
+                            f"model `{model}` has no weights at `{prefix}`",
+                            suggest(prefix, sorted(modules)),
+                            f"{stage.path}.init.{name}.map",
+                        )
+                    ]
+                )
 
 
 def _freeze(stage: Stage, cast: Cast) -> list[nn.Module]:
@@ -246,6 +264,18 @@ def _sites(slot: LossSlot, signals: Mapping[Ref, Signals]) -> list[str | None]:
     """The signal a slot binds, or each of them where a tap yields several."""
     if slot.signal is None:
         return [None]
-    given = signals[_refs(slot)[0]]
-    several = [name for name in given if name.startswith(f"{slot.signal}@")]
-    return list(several) if slot.signal not in given and several else [slot.signal]
+    found = {ref.model: _found(slot.signal, signals[ref]) for ref in _refs(slot)}
+    if len({tuple(names) for names in found.values() if names}) > 1:
+        given = ", ".join(f"{len(names)} of `{model}`" for model, names in found.items())
+        problem = Problem(
+            f"the tap `{slot.signal.removeprefix('tap.')}` gives {given}: which belong together?",
+            "let its paths match as many activations in each model, or name one of them as `TAP@0`",
+            slot.path,
+        )
+        raise RecipeError([problem])
+    return [*found[_refs(slot)[0].model]] or [slot.signal]
+
+
+def _found(signal: str, given: Signals) -> list[str]:
+    """The signal of this name, or those of a tap that yields several."""
+    return [signal] if signal in given else [name for name in given if name.startswith(f"{signal}@")]

@@ -140,11 +140,12 @@ class Builder:
                 model = self.make_edit(edit, model)
         if slot.weights is not None:
             self._load(name, slot, slot.weights, model)
+        if slot.dtype is not None:
+            _in_dtype(model, getattr(torch, slot.dtype))
+        # after the weights' own type, which would round them
         set_input_statistics(
             model, None if slot.mean is None else list(slot.mean), None if slot.std is None else list(slot.std)
         )
-        if slot.dtype is not None:
-            _in_dtype(model, getattr(torch, slot.dtype))
         self._learns[name] = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
         return model
 

@@ -86,7 +86,7 @@ class Distiller(pl.LightningModule):
         self._is_gated = False
         self._total_steps = 1
         self._log_every = 1
-        self._resumed_rng: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None
         self.latest: dict[str, dict[str, float]] = {}
         self.teacher_timer: Any = None
         # Lightning leaves the modes alone, and a model may have been a teacher in the stage before
@@ -156,18 +156,9 @@ class Distiller(pl.LightningModule):
         self._running.add([name for _, parts in totals for name in parts], means, world)
         return torch.as_tensor(objective)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        trainer = self.trainer
-        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
-            return
-        for follower in self.cast.followers.values():
-            follower.after_step(self.cast.module(follower.of))
-        if trainer.global_step % self._log_every == 0:
-            self._emit(self._flush())
-
     def on_train_epoch_end(self) -> None:
         if self._running.steps:
-            self._emit(self._flush())
+            self._emit(self._flush(self.global_step), self.global_step)
         for follower in self.cast.followers.values():
             follower.after_epoch(self.cast.module(follower.of))
 
@@ -175,16 +166,16 @@ class Distiller(pl.LightningModule):
         """Mean of the losses since the last log point, summed (reads the device)."""
         return self._running.total()
 
-    def _emit(self, values: dict[str, float]) -> None:
+    def _emit(self, values: dict[str, float], step: int) -> None:
         for logger in self.loggers:
-            logger.log_metrics(values, step=self.global_step)
+            logger.log_metrics(values, step=step)
 
     def _set_progress(self) -> None:
         progress = Progress(self.global_step / self._total_steps, self._running.means())
         for loss in self._bound:
             loss.loss.progress = progress
 
-    def _flush(self) -> dict[str, float]:
+    def _flush(self, step: int) -> dict[str, float]:
         """Mean of each loss since the last log point (reads the device).
 
         Raises:
@@ -195,7 +186,7 @@ class Distiller(pl.LightningModule):
         if wrong:
             names = " and ".join(f"`{name}`" for name in wrong)
             raise RunError(
-                f"stage `{self.stage_name}`: the loss {names} became {found[wrong[0]]} by step {self.global_step}. "
+                f"stage `{self.stage_name}`: the loss {names} became {found[wrong[0]]} by step {step}. "
                 "No update was made with it, and the last checkpoint is good. Look at what it reads: a teacher that "
                 "gives NaN or inf, a masked row without any class, a learning rate that is too high"
             )
@@ -237,17 +228,18 @@ class Distiller(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         self._log_every = self.trainer.log_every_n_steps or NEVER  # type: ignore[attr-defined]
-        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
         optimizer = self._make_optimizer(self._parameter_groups())
         if self._schedule is None:
             return {"optimizer": optimizer}  # type: ignore[typeddict-item]
-        schedule, total = self._schedule, self._total_steps
+        schedule = self._schedule
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: float(schedule(Progress(min(1.0, step / total))))
+            optimizer, lambda step: float(schedule(Progress(min(1.0, step / self._total_steps))))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
+        # not earlier: asking for it makes the loaders, and Lightning would then forget where a checkpoint left them
+        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
         self._running.start(self.device)
         optimizer = self.optimizers(use_pl_optimizer=False)
         scales = self.trainer.scaler is not None  # a gradient scaler skips such updates itself
@@ -256,17 +248,27 @@ class Distiller(pl.LightningModule):
             optimizer.found_inf = self._running.bad  # type: ignore[union-attr]
             self._is_gated = True
         self._is_gated |= scales
-        if self._resumed_rng is not None:
-            _set_rng(self._resumed_rng)
-            self._resumed_rng = None
+        if self._resumed is not None:
+            # Lightning restores a loader while it sets it up, which is before it reads the checkpoint where the number
+            # of steps is asked for, as in `configure_optimizers`
+            if self._resumed["loader"]:
+                self.trainer.train_dataloader.load_state_dict(self._resumed["loader"])
+            _set_rng(self._resumed["rng"])
+            self._resumed = None
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         optimizer.step(closure=optimizer_closure)
+        # not in `on_train_batch_end`: callbacks come before it and may write a checkpoint, which must hold the whole step
+        for follower in self.cast.followers.values():
+            follower.after_step(self.cast.module(follower.of))
+        step = self.global_step + 1  # Lightning counts it after this
+        if step % self._log_every == 0:
+            self._emit(self._flush(step), step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # an optimizer that knows no gate costs a read of the device in every step
         if not self._is_gated and bool(self._running.bad):
-            self._flush()
+            self._flush(self.global_step + 1)
 
     def configure_gradient_clipping(
         self,
@@ -284,13 +286,15 @@ class Distiller(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if bool(self._running.bad):
-            self._flush()  # no checkpoint of a run that is about to stop: the last one is good
+            self._flush(self.global_step)  # no checkpoint of a run that is about to stop: the last one is good
         checkpoint["running"] = self._running.state_dict()
+        loader = self.trainer.train_dataloader
+        checkpoint["loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
         checkpoint["rng"] = _get_rng()
         checkpoint["followers"] = states(self.cast.followers)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._resumed_rng = checkpoint["rng"]
+        self._resumed = {key: checkpoint[key] for key in ("loader", "rng")}
         self._running.load_state_dict(checkpoint["running"])
         for name, state in checkpoint["followers"].items():
             self.cast.followers[name].module.load_state_dict(state)

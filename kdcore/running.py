@@ -29,6 +29,7 @@ class Running:
         self.steps = 0
         self.bad = torch.zeros((), dtype=torch.float32)
         self._sums = torch.zeros(0, dtype=torch.float32)
+        self._last = 0.0
 
     def start(self, device: torch.device) -> None:
         """Go to the device, before the first step."""
@@ -65,8 +66,8 @@ class Running:
         return dict(zip(self.names, (self._sums / max(self.steps, 1)).unbind(), strict=True))
 
     def total(self) -> float:
-        """Their sum (reads the device)."""
-        return float(self._sums.sum()) / max(self.steps, 1)
+        """Their sum (reads the device); right after a log point, what it was there."""
+        return float(self._sums.sum()) / self.steps if self.steps else self._last
 
     def flush(self, ranks: int = 1) -> dict[str, float]:
         """The mean of each over steps and ranks, then start again (reads the device)."""
@@ -76,6 +77,7 @@ class Running:
         self._sums.zero_()
         self.bad.zero_()
         self.steps = 0
+        self._last = sum(values)
         return dict(zip(self.names, values, strict=True))
 
     def state_dict(self) -> dict[str, Any]:

@@ -44,8 +44,7 @@ class Tiny(Data):
         columns = {"image": image, "labels": image.flatten(1)[:, :CLASSES].argmax(1), "id": torch.arange(n + 48)}
         if masked:
             columns["mask"] = torch.rand(n + 48, generator=generator) < 0.5
-        everything = (Views if views else Columns)(columns)
-        kind = type(everything)
+        everything, kind = Columns(columns), Views if views else Columns
         rows = {"train": torch.arange(n), "val": torch.arange(n, n + 48)}
         self._splits = {name: kind(everything.rows(index).columns) for name, index in rows.items()}
 
@@ -59,7 +58,7 @@ class Net(nn.Module):
     def __init__(self, *, classes: int, channels: int, width: int = 2, stride: int = 1, norm: bool = False) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width) if norm else nn.Identity()
+            nn.Conv2d(channels, width, 3, padding=1, bias=not norm), nn.BatchNorm2d(width) if norm else nn.Identity()
         )
         self.deep = nn.Conv2d(width, 2 * width, 3, stride=stride, padding=1)
         self.head = nn.Linear(2 * width, classes)

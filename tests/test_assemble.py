@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcore.errors import KdcoreError, RecipeError, RunError
+from kdcore.errors import RecipeError, RunError
 
 SGD = "optimizer={use: sgd, lr: 0.5, momentum: 0, weight_decay: 0}"
 
@@ -70,7 +70,7 @@ THREE = (
     "models.t1={use: mlp, hidden: [12]}",
     "models.t2={use: mlp, hidden: [12], seed: 1}",
     "stages.teach.train=[t1, t2]",
-    "stages.teach.losses={a: {use: cross_entropy, student: t1}, b: {use: cross_entropy, student: t2}}",
+    "stages.teach.losses={ce: {student: t1}, b: {use: cross_entropy, student: t2}}",
 )
 
 
@@ -233,7 +233,7 @@ HINT = "stages.distil.losses={ce: {use: cross_entropy}, hint: {use: mse, at: mid
 def test_a_tap_with_a_projector(lab: Lab) -> None:
     built = lab.stage(*NETS, TAP, HINT, SGD)
     student, teacher = built.cast.trained["student"], built.cast.frozen["teacher"].module
-    projector = built.losses[1].projectors["tap/mid"]
+    projector = built.losses[1].projectors["logits"]
     mine, joint, theirs = copy_of(student), copy.deepcopy(projector), copy_of(teacher)
     for batch in batches(built):
         image = batch["image"]
@@ -242,12 +242,12 @@ def test_a_tap_with_a_projector(lab: Lab) -> None:
         step_of([mine, joint], value)
     before = weights(projector)
     trainer = lab.fit(built)
-    assert distance(weights(student), weights(mine)) < 1e-6
-    assert distance(weights(projector), weights(joint)) < 1e-6
+    assert distance(weights(student), weights(mine)) < 1e-5
+    assert distance(weights(projector), weights(joint)) < 1e-5
     assert distance({"w": weights(projector)["0.weight"]}, {"w": before["0.weight"]}) > 1e-4
     trainer.save_checkpoint(lab.folder / "x.ckpt")
     state = torch.load(lab.folder / "x.ckpt", weights_only=True)["state_dict"]
-    assert "losses.hint.projectors.tap/mid.0.weight" in state
+    assert "losses.hint.projectors.logits.0.weight" in state
     assert not any("proj" in name for name in student.state_dict())
     built.close()
     assert not student.deep._forward_hooks  # type: ignore[union-attr]
@@ -261,7 +261,7 @@ def test_a_tap_of_several_activations_makes_a_loss_of_each(lab: Lab) -> None:
         "stages.distil.losses={kd: {use: mse, at: mid}}",
     )
     assert [loss.name for loss in built.losses] == ["kd@0", "kd@1"]
-    assert [loss.projectors["tap/mid@" + loss.name[-1]][0].weight.shape[:2] for loss in built.losses] == [
+    assert [loss.projectors["logits"][0].weight.shape[:2] for loss in built.losses] == [
         (8, 4),
         (16, 8),
     ]
@@ -273,15 +273,22 @@ def test_a_tap_of_several_activations_makes_a_loss_of_each(lab: Lab) -> None:
         assert distance(weights(loss.projectors), was) > 1e-5
 
 
-def test_taps_of_different_numbers_of_activations_are_refused(lab: Lab) -> None:
-    for student, teacher in (("blocks.(0..1)", "blocks.(0..2)"), ("blocks.(0..2)", "blocks.(0..1)")):
-        with pytest.raises(KdcoreError, match=r"`mid`.*student` .*teacher`"):
-            lab.stage(
-                "models.teacher={use: convnet, width: 2, depth: 3}",
-                "models.student={use: convnet, width: 2, depth: 3, seed: 1}",
-                f"taps={{mid: {{student: {student}, teacher: {teacher}}}}}",
-                "stages.distil.losses={kd: {use: mse, at: mid}}",
-            )
+@pytest.mark.parametrize(
+    ("student", "teacher", "found"),
+    [
+        ("blocks.(0..1)", "blocks.(0..2)", "2 of `student`, 3 of `teacher`"),
+        ("blocks.(0..2)", "blocks.(0..1)", "3 of `student`, 2 of `teacher`"),
+        ("blocks.(0..2)", "blocks.0", "3 of `student`, 1 of `teacher`"),
+    ],
+)
+def test_taps_of_different_numbers_of_activations_are_refused(lab: Lab, student: str, teacher: str, found: str) -> None:
+    with pytest.raises(RecipeError, match=f"stages.distil.losses.kd: the tap `mid` gives {found}: which belong"):
+        lab.stage(
+            "models.teacher={use: convnet, width: 2, depth: 3}",
+            "models.student={use: convnet, width: 2, depth: 3, seed: 1}",
+            f"taps={{mid: {{student: {student}, teacher: {teacher}}}}}",
+            "stages.distil.losses={kd: {use: mse, at: mid}}",
+        )
 
 
 @pytest.mark.parametrize("side", ["student", "teacher"])
@@ -410,14 +417,21 @@ def test_init_maps_parts_and_leaves_the_rest(lab: Lab) -> None:
             assert torch.equal(value, fresh[name])
 
 
-def test_an_init_that_maps_nothing_names_the_pair(lab: Lab) -> None:
-    for mapping, wrong in (("{hidden.1: hidden.9}", "hidden.9"), ("{hiden.0: hidden.0}", "hiden.0")):
-        with pytest.raises(KdcoreError, match=wrong):
-            lab.stage(
-                "models.teacher={use: mlp, hidden: [6, 6]}",
-                "models.student={use: mlp, hidden: [6, 6], seed: 5}",
-                f"stages.distil.init={{student: {{from: teacher, map: {mapping}}}}}",
-            )
+@pytest.mark.parametrize(
+    ("mapping", "wrong"),
+    [
+        ("{hidden.1: hidden.9}", "model `teacher` has no weights at `hidden.9`\n    did you mean `hidden.[01]`"),
+        ("{hiden.0: hidden.0}", "model `student` has no weights at `hiden.0`\n    did you mean `hidden.0`"),
+        ("{head: head, hid: hidden.0}", "stages.distil.init.student.map: model `student` has no weights at `hid`"),
+    ],
+)
+def test_a_pair_of_an_init_that_maps_nothing_is_refused(lab: Lab, mapping: str, wrong: str) -> None:
+    with pytest.raises(RecipeError, match=wrong):
+        lab.stage(
+            "models.teacher={use: mlp, hidden: [6, 6]}",
+            "models.student={use: mlp, hidden: [6, 6], seed: 5}",
+            f"stages.distil.init={{student: {{from: teacher, map: {mapping}}}}}",
+        )
 
 
 def test_what_is_frozen_stays_and_the_rest_learns(lab: Lab) -> None:
@@ -473,12 +487,9 @@ def test_a_model_learns_again_after_it_was_a_teacher_or_frozen(lab: Lab) -> None
             assert distance(weights(built.cast.frozen[model].module), was) == 0
 
 
-def test_a_loss_may_bear_the_name_of_a_trained_model(lab: Lab) -> None:
-    built = lab.stage("stages.distil.losses={student: {use: kl}}")
-    student = built.cast.trained["student"]
-    before = weights(student)
-    lab.fit(built)
-    assert distance(weights(student), before) > 0
+def test_a_loss_may_not_bear_the_name_of_a_trained_model(lab: Lab) -> None:
+    with pytest.raises(RecipeError, match="the loss `student` bears the name of a model that stage `distil` trains"):
+        lab.stage("stages.distil.losses={student: {use: kl}}")
 
 
 # ---- what a checkpoint and a copy hold

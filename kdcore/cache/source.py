@@ -108,18 +108,21 @@ class Pass:
             missing = [view for view in facts if not _complete(places[view], facts[view])]
             if missing:
                 first = next(self.batches(0))
-                layouts = {view: self._layouts(self.run(first, view)) for view in missing}
+                said = {view: self.run(first, view) for view in missing}
+                layouts = {view: self._layouts(signals) for view, signals in said.items()}
                 writers = {
                     view: Writer(places[view], Manifest(facts[view], layouts[view], self.samples)) for view in missing
                 }
-                self._say_kept(self.run(first, missing[0]))
-                self._announce(folder, {view: self._bytes(first, view, layouts[view]) for view in missing}, writers)
+                sizes = {view: _bytes(layouts[view], signals, len(first["id"])) for view, signals in said.items()}
+                self._announce(folder, sizes, writers)
+                self._say_kept(said[missing[0]])
                 for view, writer in writers.items():
                     self._write(writer, view)
         return {view: Reader(places[view], facts[view]) for view in facts}
 
     def _layouts(self, signals: Signals) -> tuple[Layout, ...]:
-        return tuple(self._layout(name, signals) for kept in self.cache.keep for name in _named(self.of, kept, signals))
+        names = [name for kept in self.cache.keep for name in _named(self.of, kept, signals)]
+        return tuple(self._layout(name, signals) for name in dict.fromkeys(names))
 
     def _layout(self, name: str, signals: Signals) -> Layout:
         try:
@@ -133,11 +136,6 @@ class Pass:
             )
         except ValueError as error:
             raise RunError(f"the teacher `{self.of}` cannot be cached: {error}") from error
-
-    def _bytes(self, batch: Batch, view: str | None, layouts: tuple[Layout, ...]) -> int:
-        """Of one sample, with its keys; the mean of the first batch where the samples differ in length."""
-        signals, n = self.run(batch, view), len(batch["id"])
-        return 16 + sum(-(-layout.bytes * len(signals[layout.name]) // n) + 8 * layout.packed for layout in layouts)
 
     def _announce(self, folder: Path, sizes: Mapping[str | None, int], writers: Mapping[str | None, Writer]) -> None:
         free = shutil.disk_usage(folder).free
@@ -162,9 +160,8 @@ class Pass:
             probabilities = (signals["logits"].float() / temperature).softmax(self.axis)
             share = probabilities.topk(self.cache.topk, self.axis).values.sum(self.axis).mean()
             shares.append(f"{100 * float(share):.1f} % at temperature {temperature}")
-        self.say(
-            f"the top {self.cache.topk} classes hold {', '.join(shares)} of what `{self.of}` says; the rest is evened"
-        )
+        hold = f"of what `{self.of}` says, the top {self.cache.topk} classes hold"
+        self.say(f"{hold} {', '.join(shares)}; the rest is evened")
 
     def _write(self, writer: Writer, view: str | None) -> None:
         started, begun, done = time.monotonic(), writer.done, writer.done
@@ -205,6 +202,11 @@ def _named(of: str, kept: str, signals: Signals) -> list[str]:
             f"`cache.keep` names `{kept}`, and the teacher `{of}` gives {given}; a tap must be read by a loss"
         )
     return found
+
+
+def _bytes(layouts: tuple[Layout, ...], signals: Signals, n: int) -> int:
+    """Of one sample with its keys; the mean of these ``n`` where samples differ in length."""
+    return 16 + sum(-(-layout.bytes * len(signals[layout.name]) // n) + 8 * layout.packed for layout in layouts)
 
 
 def _complete(folder: Path, facts: Facts) -> bool:

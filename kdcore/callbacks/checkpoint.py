@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 LOOK = 20
@@ -59,6 +59,9 @@ class Best(_InFolder):
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(folder, "best", monitor=monitor, mode=mode)
+
+    # only validation tells what is best: nothing to do in a step
+    on_train_batch_end = Callback.on_train_batch_end
 
 
 class Last(_InFolder):

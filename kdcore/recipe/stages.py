@@ -248,6 +248,9 @@ class _Reader:
                 left_out.append(f"losses.{name}")
             elif loss is not None:
                 losses[name] = loss
+            if name in roles.train:
+                message = f"the loss `{name}` bears the name of a model that stage `{self.name}` trains"
+                self.context.error(node, message, "call it otherwise: `optimizer.groups` names parameters by both")
         broken = len(nodes) > len(losses) + len(left_out)
         if roles.train and not broken and all(loss.weight == 0 for loss in losses.values()):
             place = self.node.items.get("losses", self.root.items.get("losses", self.node))

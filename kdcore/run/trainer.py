@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from kdcore.callbacks.checkpoint import AtomicIO, Best, Last
+from kdcore.callbacks.idle import skip_idle_hooks
 from kdcore.callbacks.progress import Progress
 from kdcore.errors import PluginError, Problem, RecipeError
 from kdcore.recipe.schema import Recipe, Stage
@@ -104,6 +105,8 @@ def make_trainer(
         every.insert(0, Progress())
     if settings.get("enable_checkpointing") is not False:
         every += [Best(folder, monitor, mode), Last(folder)]
+    for callback in every:
+        skip_idle_hooks(callback)
     defaults = {
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
