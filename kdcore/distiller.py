@@ -251,14 +251,15 @@ class Distiller(pl.LightningModule):
         if self._resumed is not None:
             # Lightning restores a loader while it sets it up, which is before it reads the checkpoint where the number
             # of steps is asked for, as in `configure_optimizers`
+            loader: Any = self.trainer.train_dataloader
             if self._resumed["loader"]:
-                self.trainer.train_dataloader.load_state_dict(self._resumed["loader"])
+                loader.load_state_dict(self._resumed["loader"])
             _set_rng(self._resumed["rng"])
             self._resumed = None
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         optimizer.step(closure=optimizer_closure)
-        # not in `on_train_batch_end`: callbacks come before it and may write a checkpoint, which must hold the whole step
+        # not in `on_train_batch_end`: callbacks come before it and may write a checkpoint, which must hold all of it
         for follower in self.cast.followers.values():
             follower.after_step(self.cast.module(follower.of))
         step = self.global_step + 1  # Lightning counts it after this
@@ -288,7 +289,7 @@ class Distiller(pl.LightningModule):
         if bool(self._running.bad):
             self._flush(self.global_step)  # no checkpoint of a run that is about to stop: the last one is good
         checkpoint["running"] = self._running.state_dict()
-        loader = self.trainer.train_dataloader
+        loader: Any = self.trainer.train_dataloader
         checkpoint["loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
         checkpoint["rng"] = _get_rng()
         checkpoint["followers"] = states(self.cast.followers)

@@ -180,6 +180,10 @@ def widen_head(module: nn.Module, *, scale: float) -> nn.Module:
     return module
 
 
+def forget(module: nn.Module) -> None:
+    """An edit that does not give the module back."""
+
+
 @hookimpl
 def kdcore_register(add: Add) -> None:
     add("data", "tiny", Tiny)
@@ -191,3 +195,4 @@ def kdcore_register(add: Add) -> None:
     add("schedule", "balance", balance)
     add("optimizer", "plain_sgd", plain_sgd)
     add("edit", "widen_head", widen_head)
+    add("edit", "forget", forget)

@@ -28,7 +28,7 @@ from kdcore.discovery import FIRST_PARTY
 from kdcore.errors import PluginError, Problem, RecipeError, RunError
 from kdcore.hookspecs import KDCORE_API, KINDS
 from kdcore.plugins import Plugins
-from kdcore.recipe import check, losses, models, nodes, overrides, parse, schema, stages, start, trainer
+from kdcore.recipe import check, losses, models, nodes, overrides, parse, schema, stages, start, trainer, types
 from kdcore.recipe.arguments import split_arguments
 from kdcore.report import statistics
 from kdcore.report.page import ModelResult, Pair, SeedResult, build_report
@@ -288,6 +288,12 @@ def test_limits_and_exit_codes() -> None:
     ):
         code = error("x").exit_code
         assert f"{code} {word}" in text
+
+
+def test_every_annotation_that_takes_a_slot_is_named() -> None:
+    text = prose(page("recipe.md"))
+
+    assert all(f"A parameter annotated `{name}`" in text for name in types.NESTED)
 
 
 def test_sections_of_a_stage_are_said_to_be_merged_or_replaced_as_they_are() -> None:

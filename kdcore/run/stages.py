@@ -234,6 +234,11 @@ class SeedRun:
             state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
             for name, module in trained.items():
                 module.load_state_dict(_part(state, f"students.{name}."))
+        if trainer.precision in ("bf16-true", "16-true", "64-true"):
+            # it has cast the nets, which are scored, stored and go on in the type that the recipe gives them
+            built.distiller.to(torch.float32)
+            for name, module in trained.items():
+                module.to(getattr(torch, self.recipe.models[name].dtype or "float32"))
         built.data.data.trainer = None
         kept, _ = evaluate(
             built.cast,

@@ -68,6 +68,8 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)
+    except SafetensorError as error:
+        raise RunError(f"{path} cannot be written: {error}") from error
     finally:
         beside.unlink(missing_ok=True)
 
