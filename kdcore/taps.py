@@ -217,7 +217,6 @@ class Taps:
         return signals
 
     def _clear(self) -> None:
-        # fresh lists: the ones handed to a compiled graph must not keep activations alive
         self._found = {(name, at): [] for name, modules in self._sites.items() for at in modules}
 
     def remove(self) -> None:

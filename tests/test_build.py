@@ -72,7 +72,7 @@ def test_edits_are_applied_in_order_after_the_weights_are_drawn(lab: Lab) -> Non
 
 
 def test_an_edit_that_returns_no_module_is_named(lab: Lab) -> None:
-    with pytest.raises(RunError, match="edit `local.forget` returned a NoneType, not a module"):
+    with pytest.raises(RunError, match=r"edit `local\.forget` returned a NoneType, not a module"):
         start(lab, "student", "models.student={use: local.net, edits: [{use: local.forget}]}")
 
 

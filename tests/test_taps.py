@@ -401,6 +401,10 @@ def test_compiled_taps_are_one_graph_that_is_not_compiled_again() -> None:
         expected.backward()
         torch.testing.assert_close(model.stem.weight.grad, reference.stem.weight.grad)
         assert dynamo.utils.counters["stats"]["unique_graphs"] == 1, f"compiled again in step {step}"
+        alive = [weakref.ref(tensor) for tensor in found.values()]
+        del found
+        gc.collect()
+        assert all(ref() is None for ref in alive), "the graph keeps activations alive"
     assert not dynamo.utils.counters["graph_break"]
 
 

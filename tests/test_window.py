@@ -155,7 +155,7 @@ def windowed(batches: Any, losses: list[BoundLoss], *, accumulate: int = 3, rank
 
 def test_every_micro_batch_is_told_the_counts_of_its_window() -> None:
     batches = ragged()
-    found = list(windowed(Sized(batches), losses_of()))
+    found = list(windowed(batches, losses_of()))
     assert len(found) == len(batches)
     selected = [int(batch["mask"].sum()) for batch in batches]
     assert selected[4] == 0

@@ -245,7 +245,7 @@ class SeedRun:
             {name: self.builder.scores(stage, built.cast.task) for name in trained},
             built.data.data.val_dataloader(),
             self.device,
-            teachers=dict.fromkeys(trained, stage.teachers[:1]),
+            teachers={name: tuple(t for t in stage.teachers if t != name)[:1] for name in trained},
         )
         built.distiller.cpu()
         content = {

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from workshop import Workshop
+
+from kdcore.errors import RunError
+from kdcore.run.restore import samples
+
+
+def line(out: str, model: str) -> dict[str, float]:
+    """The metrics on the line of one model."""
+    words = next(line for line in out.splitlines() if line.split()[0] == model).split()[1:]
+    return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+@pytest.mark.parametrize(("verb", "which"), [("validate", "best"), ("test", "test")])
+def test_every_model_is_scored_as_in_the_report(verb: str, which: str, finished: Workshop) -> None:
+    result = finished.kdcore(verb)
+    assert result.code == 0, result.err
+    assert [text.split()[0] for text in result.out.splitlines()] == ["teacher", "student", "alone"]
+    for model, found in finished.report()["models"].items():
+        assert line(result.out, model)["accuracy"] == pytest.approx(found["metrics"]["accuracy"][which], abs=5e-5)
+    assert len(finished.folders()) == 1  # looking leaves no run behind
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "export"])
+def test_what_was_not_run_says_what_to_do(verb: str, workshop: Workshop) -> None:
+    result = workshop.kdcore(verb)
+    assert result.code == 1
+    assert f"stage `teach` of this very recipe has not been finished under {workshop.runs / 'tiny'}" in result.err
+    assert "run `python -m kdcore fit` first, with the same recipe, overrides and --plugin files" in result.err
+
+
+def test_other_overrides_are_another_recipe(finished: Workshop) -> None:
+    result = finished.kdcore("validate", "losses.kd.weight=0.9")
+    assert result.code == 1
+    assert "stage `distil` of this very recipe" in result.err
+
+
+def test_a_run_of_several_seeds_is_found_by_its_first(workshop: Workshop) -> None:
+    workshop.fit("--seeds", "2")
+    assert workshop.kdcore("validate").out.count("accuracy") == 3
+    assert workshop.kdcore("validate", "seed=1").code == 1  # its teacher is that of seed 0
+
+
+def test_metrics_that_compare_take_the_first_teacher(workshop: Workshop) -> None:
+    words = ("metrics.agreement={use: agreement}",)
+    workshop.fit(*words)
+    out = workshop.kdcore("validate", *words).out
+    assert 0 <= line(out, "student")["agreement"] <= 1
+    assert "agreement" not in line(out, "alone")
+
+
+NO_TEST = '''
+from kdcore.data.digits import Digits
+from kdcore.hookspecs import hookimpl
+
+
+class Untested(Digits):
+    fact_names = ("classes", "channels", "height", "width", "features")
+
+    def __init__(self, *, batch_size: int = 128) -> None:
+        super().__init__(batch_size=batch_size)
+
+    def split(self, name):
+        return None if name == "test" else super().split(name)
+
+
+@hookimpl
+def kdcore_register(add):
+    add("data", "untested", Untested)
+'''
+
+
+def test_data_without_a_test_split(workshop: Workshop) -> None:
+    plugin = workshop.write("untested.py", NO_TEST)
+    words = ("data={use: local.untested, batch_size: 250}", "--plugin", plugin)
+    workshop.fit(*words)
+    report = workshop.report()
+    assert report["split"] == "val"
+    assert report["note"] == "selected and measured on the same split"
+    result = workshop.kdcore("test", *words)
+    assert (result.code, result.err) == (1, "the data (Untested) has no test split\n")
+
+
+def test_weights_are_read_from_where_the_run_pinned_them(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.fit("--stage", "teach", "name=first")
+    taught = workshop.folders("first")[0] / "teach" / "teacher.safetensors"
+    teacher = tmp_path / "t.safetensors"
+    teacher.write_bytes(taught.read_bytes())
+    words = (f"models.teacher.weights={teacher}", "~stages.teach")
+    workshop.fit(*words)
+    assert workshop.kdcore("validate", *words).code == 0
+
+
+def test_samples_are_the_first_of_the_validation_set(finished: Workshop) -> None:
+    from kdcore.plugins import Plugins
+    from kdcore.recipe.check import read
+    from kdcore.run.restore import restore
+
+    plugins = Plugins()
+    recipe = read([finished.recipe], ["data.batch_size=20"], plugins)
+    with pytest.raises(RunError, match="of this very recipe"):
+        restore(recipe, plugins, finished.runs, (), print)
+    recipe = read([finished.recipe], [], plugins)
+    restored = restore(recipe, plugins, finished.runs, (), print)
+    batch = samples(restored, 32)
+    first = next(iter(restored.data.val_dataloader()))
+    assert batch["image"].equal(first["image"][:32])
+    assert batch["id"].equal(first["id"][:32])
+    assert len(samples(restored, 260)["id"]) == 260  # of two batches
+    assert restored.cast.trained == {}
+    assert list(restored.cast.frozen) == ["teacher", "student", "alone"]
