@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
@@ -19,6 +17,7 @@ from kdcore.cast import Cast
 from kdcore.errors import RunError
 from kdcore.losses.base import Total
 from kdcore.recipe.schema import Ref
+from kdcore.rng import get_state, set_state
 from kdcore.running import Running, not_finite
 from kdcore.schedules import Progress, Schedule, value_at
 from kdcore.scores import Scores
@@ -238,7 +237,6 @@ class Distiller(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        # not earlier: asking for it makes the loaders, and Lightning would then forget where a checkpoint left them
         self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
         self._running.start(self.device)
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -249,12 +247,12 @@ class Distiller(pl.LightningModule):
             self._is_gated = True
         self._is_gated |= scales
         if self._resumed is not None:
-            # Lightning restores a loader while it sets it up, which is before it reads the checkpoint where the number
-            # of steps is asked for, as in `configure_optimizers`
+            # Lightning restores a loader while it sets it up, and forgets to where anyone asked for the number of
+            # steps before it read the checkpoint
             loader: Any = self.trainer.train_dataloader
             if self._resumed["loader"]:
                 loader.load_state_dict(self._resumed["loader"])
-            _set_rng(self._resumed["rng"])
+            set_state(self._resumed["rng"])
             self._resumed = None
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -291,7 +289,7 @@ class Distiller(pl.LightningModule):
         checkpoint["running"] = self._running.state_dict()
         loader: Any = self.trainer.train_dataloader
         checkpoint["loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
-        checkpoint["rng"] = _get_rng()
+        checkpoint["rng"] = get_state()
         checkpoint["followers"] = states(self.cast.followers)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -299,31 +297,3 @@ class Distiller(pl.LightningModule):
         self._running.load_state_dict(checkpoint["running"])
         for name, state in checkpoint["followers"].items():
             self.cast.followers[name].module.load_state_dict(state)
-
-
-def _get_rng() -> dict[str, Any]:
-    """The state of every generator, as plain types that load with ``weights_only=True``."""
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [
-            name,
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_rng(state: dict[str, Any]) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])

@@ -234,8 +234,10 @@ class Plugins:
     def _need(self, name: str) -> Problem | None:
         """Load a plugin because a recipe needs it; the reason why that is impossible."""
         if name == "local":
-            return None if self._files else Problem(
-                "no plugin file is loaded", "name it with `--plugin FILE.py`", plugin=True
+            return (
+                None
+                if self._files
+                else Problem("no plugin file is loaded", "name it with `--plugin FILE.py`", plugin=True)
             )
         if name not in self._installed:
             known = did_you_mean(name, {*self._installed, *FIRST_PARTY})

@@ -84,8 +84,8 @@ def refused(workshop: Workshop, code: int, *messages: str, words: tuple[str | Pa
 @pytest.mark.parametrize(
     ("old", "new", "messages"),
     [
-        ("lr: 0.01", "lrr: 0.01", ["tiny.yaml:19: optimizer.lrr: unknown key", "did you mean `lr`?"]),
-        ("max_epochs: 2", "max_epochs: two", ["tiny.yaml:20: trainer.max_epochs: is `two`, but must be"]),
+        ("lr: 0.01", "lrr: 0.01", ["tiny.yaml:17: optimizer.lrr: unknown key", "did you mean `lr`?"]),
+        ("max_epochs: 2", "max_epochs: two", ["tiny.yaml:18: trainer.max_epochs: is `two`, but must be"]),
         ("name: tiny", "name: tiny\nname: again", ["tiny.yaml:3:", "twice"]),
         ("  teach: {", "\tteach: {", ["tiny.yaml:10:", "tab"]),
         ("{use: classify}", "!!python/object:os.system {}", ["tiny.yaml:3:", "!!python/object"]),

@@ -36,7 +36,9 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     assert found.keys() == wanted.keys()
     assert len(found) > 20
     for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], tensor, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     # more than the initial weights are compared
     assert two.report()["models"]["teacher"]["metrics"] == one.report()["models"]["teacher"]["metrics"]
 

@@ -169,10 +169,8 @@ class Workshop:
         return found
 
     def _words(self, words: tuple[str | Path, ...]) -> list[str | Path]:
-        mine = (
-            [] if any(str(word).endswith((".yaml", ".yml")) or Path(word).is_dir() for word in words) else [self.recipe]
-        )
-        return [*mine, *words, "--runs", self.runs]
+        given = any(str(word).endswith(".yaml") or (Path(word) / "run.yaml").is_file() for word in words)
+        return [*([] if given else [self.recipe]), *words, "--runs", self.runs]
 
 
 def in_process(*words: str | Path) -> Result:

@@ -61,9 +61,7 @@ def test_validation_test_facts_and_names_are_those_of_the_labelled(mix: Mix) -> 
 def test_facts_that_differ_are_refused_and_classes_may_differ(tmp_path: Path) -> None:
     few = Arrays(path=arrays(tmp_path, "few", 12, value=0.0))
     wide = Arrays(path=arrays(tmp_path, "wide", 12, value=0.0, features=4))
-    with pytest.raises(
-        ValueError, match=r"features = 3, the unlabelled 4: a net takes inputs of one kind"
-    ):
+    with pytest.raises(ValueError, match=r"features = 3, the unlabelled 4: a net takes inputs of one kind"):
         Mix(labelled=few, unlabelled=wide)
     wide.facts = {**few.facts, "classes": 99}
     assert Mix(labelled=few, unlabelled=wide).facts["classes"] == 3

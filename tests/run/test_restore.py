@@ -53,7 +53,7 @@ def test_metrics_that_compare_take_the_first_teacher(workshop: Workshop) -> None
     assert "agreement" not in line(out, "alone")
 
 
-NO_TEST = '''
+NO_TEST = """
 from kdcore.data.digits import Digits
 from kdcore.hookspecs import hookimpl
 
@@ -71,7 +71,7 @@ class Untested(Digits):
 @hookimpl
 def kdcore_register(add):
     add("data", "untested", Untested)
-'''
+"""
 
 
 def test_data_without_a_test_split(workshop: Workshop) -> None:

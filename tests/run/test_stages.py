@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from workshop import Workshop, weights
+
+from kdcore.run.stages import Options
+
+ACTION = '''
+"""A table of what the teacher thinks."""
+import torch
+
+from kdcore.hookspecs import hookimpl
+
+
+def opinions(*, of: str = "teacher", broken: bool = False):
+    def act(models, data):
+        if broken:
+            return [1, 2]
+        rows = data.split("train").columns
+        with torch.no_grad():
+            answers = models(of)(rows["image"]).argmax(1)
+        return {"id": rows["id"], "answer": answers}
+
+    return act
+
+
+@hookimpl
+def kdcore_register(add):
+    add("action", "opinions", opinions)
+'''
+
+
+@pytest.mark.parametrize(("field", "value"), [("seeds", 1), ("stage", None), ("probe", True), ("fresh", False)])
+def test_defaults(field: str, value: object) -> None:
+    assert getattr(Options(Path("runs")), field) == value
+
+
+def test_an_action_writes_a_table_once(workshop: Workshop) -> None:
+    plugin = workshop.write("opinions.py", ACTION)
+    words = ("stages.ask={do: {use: local.opinions}}", "--plugin", plugin)
+    workshop.fit(*words, "--no-probe")
+    table = load_file(workshop.folders()[0] / "ask" / "table.safetensors")
+    assert set(table) == {"id", "answer"}
+    assert len(table["id"]) == 1000
+    content = json.loads((workshop.folders()[0] / "ask" / "stage.json").read_text())
+    assert content["columns"] == ["answer", "id"]
+    assert "stage `ask`: reused from" in workshop.fit(*words).out
+
+
+def test_an_action_that_gives_no_table(workshop: Workshop) -> None:
+    plugin = workshop.write("opinions.py", ACTION)
+    result = workshop.kdcore(
+        "fit", "stages.ask={do: {use: local.opinions, broken: true}}", "--plugin", plugin, "--no-probe"
+    )
+    assert result.code == 1
+    assert result.err.endswith("action `local.opinions` returned a list, not a table of tensors by name\n")
+    assert not (workshop.folders()[0] / "ask" / "stage.json").exists()
+
+
+def test_models_keep_their_weights_from_stage_to_stage(workshop: Workshop) -> None:
+    more = "stages.more={train: student, losses: {ce: {use: cross_entropy}}, optimizer: {lr: 0.0}}"
+    result = workshop.fit(more)
+    assert result.code == 0
+    folder = workshop.folders()[0]
+    before, after = (load_file(folder / stage / "student.safetensors") for stage in ("distil", "more"))
+    for name in before:  # at a rate of 0 (decay scales with it) nothing moves
+        assert torch.equal(before[name], after[name])
+    # and those of a stage that is reused are taken up where it ended
+    again = workshop.fit(more, "stages.more.optimizer.weight_decay=0")
+    assert "stage `distil`: reused" in again.out
+    assert "stage `more`: reused" not in again.out
+    assert torch.equal(weights(workshop.folders()[1])["more/student/head.bias"], after["head.bias"])
+
+
+def test_what_a_stage_goes_without_is_said(workshop: Workshop) -> None:
+    result = workshop.fit("~stages.alone.losses", "--stage", "teach")
+    result = workshop.fit("~stages.alone.losses", "--stage", "alone")
+    assert "stage `alone`: has no teacher, so it goes without losses.kd" in result.out
+
+
+def test_a_student_starts_as_it_would_alone(workshop: Workshop) -> None:
+    still = ("optimizer.lr=0.0", "optimizer.weight_decay=0", "--no-probe")
+    workshop.fit(*still)
+    found = weights(workshop.folders()[0])
+    assert torch.equal(found["alone/alone/head.weight"], found["distil/student/head.weight"])
+
+
+def test_values_that_are_no_numbers_are_written_as_null(workshop: Workshop) -> None:
+    plugin = workshop.write(
+        "nan.py",
+        "import torch\nfrom torchmetrics import Metric\nfrom kdcore.hookspecs import hookimpl\n\n"
+        "class Nothing(Metric):\n    takes = 'preds_target'\n    higher_is_better = True\n"
+        "    def __init__(self) -> None:\n        super().__init__(compute_with_cache=False)\n"
+        "        self.add_state('n', torch.zeros(()), dist_reduce_fx='sum')\n"
+        "    def update(self, preds, target):\n        self.n += 1\n"
+        "    def compute(self):\n        return self.n * float('nan')\n\n"
+        "@hookimpl\ndef kdcore_register(add):\n    add('metric', 'nothing', Nothing)\n",
+    )
+    workshop.fit("metrics.nothing={use: local.nothing}", "--plugin", plugin)
+    stage = json.loads((workshop.folders()[0] / "teach" / "stage.json").read_text())
+    assert stage["best"]["teacher"]["nothing"] is None
+    assert stage["last"]["teacher"]["accuracy"] > 0
+    assert workshop.report()["models"]["teacher"]["metrics"]["nothing"]["best"] is None
