@@ -9,7 +9,6 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -35,18 +34,16 @@ def history(folder: Path) -> dict[str, list[list[str]]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What two uninterrupted runs leave: with a checkpoint an epoch, and one after each window."""
-    found = {}
-    for often in (False, True):
-        workshop = Workshop(tmp_path_factory.mktemp("whole"))
-        result = workshop.apart("fit", *command(workshop, often))
-        assert result.code == 0, result.err
-        found[often] = workshop
-    return found
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an uninterrupted run leaves."""
+    workshop = Workshop(tmp_path_factory.mktemp("whole"))
+    result = workshop.apart("fit", *command(workshop))
+    assert result.code == 0, result.err
+    return workshop.folders()[0]
 
 
-def command(workshop: Workshop, often: bool) -> tuple[str | Path, ...]:
+def command(workshop: Workshop, often: bool = False) -> tuple[str | Path, ...]:
+    """The words after ``fit``; ``often`` takes a checkpoint after each window, not only after each epoch."""
     plugin = workshop.write("stop.py", STOP)
     stop = f"callbacks={{stop: {{use: local.stop, often: {str(often).lower()}}}}}"
     return (*WORDS, *NETS, stop, "--plugin", plugin)
@@ -62,17 +59,15 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     ("moment", "often"),
     [
         ("teach:step:3", False),  # in the first epoch: there is no checkpoint yet
-        ("teach:step:9", False),  # in the second: back to the end of the first
+        pytest.param("teach:step:9", False, marks=pytest.mark.slow),  # in the second: back to the end of the first
         ("teach:batch:8", True),  # a window after a checkpoint in the middle of an epoch
         ("teach:validation:12", False),  # best.ckpt may be newer than last.ckpt
         ("alone:end:18", False),  # trained, but neither scored nor written
         ("distil:step:7", False),  # in the last stage: those before it stay
-        ("distil:batch:16", True),
+        pytest.param("distil:batch:16", True, marks=pytest.mark.slow),
     ],
 )
-def test_killed_it_goes_on_to_the_same_weights(
-    moment: str, often: bool, whole: dict[bool, Workshop], tmp_path: Path
-) -> None:
+def test_killed_it_goes_on_to_the_same_weights(moment: str, often: bool, whole: Path, tmp_path: Path) -> None:
     workshop = Workshop(tmp_path / "killed")
     words = command(workshop, often)
     killed = workshop.apart("fit", *words, STOP_AT=moment)
@@ -84,23 +79,17 @@ def test_killed_it_goes_on_to_the_same_weights(
     (folder,) = workshop.folders()
     assert f"resuming {folder}" in resumed.out
     assert resumed.last == f"report: {folder / 'report.md'}"
-    (uninterrupted,) = whole[often].folders()
-    same(weights(folder), weights(uninterrupted))
-    assert history(folder) == history(uninterrupted)
+    same(weights(folder), weights(whole))
+    assert history(folder) == history(whole)
     for stage in ("teach", "alone", "distil"):
-        mine, theirs = ((run / stage / "stage.json").read_text() for run in (folder, uninterrupted))
+        mine, theirs = (json.loads((run / stage / "stage.json").read_text()) for run in (folder, whole))
         for key in ("best", "last", "steps"):
-            assert _entry(mine, key) == _entry(theirs, key), (stage, key)
+            assert mine[key] == theirs[key], (stage, key)
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # nothing half written is left
 
 
-def _entry(stage: str, key: str) -> Any:
-
-    return json.loads(stage)[key]
-
-
-def test_every_step_is_in_the_history_once(whole: dict[bool, Workshop]) -> None:
-    rows = history(whole[False].folders()[0])
+def test_every_step_is_in_the_history_once(whole: Path) -> None:
+    rows = history(whole)
     for stage, names in (("teach", ["ce"]), ("alone", ["ce"]), ("distil", ["ce", "kd"])):
         seen = Counter((int(step), name) for step, name, _ in rows[stage][1:])
         assert set(seen.values()) == {1}
@@ -108,10 +97,10 @@ def test_every_step_is_in_the_history_once(whole: dict[bool, Workshop]) -> None:
             assert [step for step, metric in sorted(seen) if metric == f"{stage}/train/{name}"] == list(range(1, 19))
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
-def test_told_to_stop_it_says_how_to_go_on(how: str, whole: dict[bool, Workshop], tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
+def test_told_to_stop_it_says_how_to_go_on(how: str, whole: Path, tmp_path: Path) -> None:
     workshop = Workshop(tmp_path / "told")
-    words = command(workshop, False)
+    words = command(workshop)
     told = workshop.apart("fit", *words, STOP_AT="distil:batch:8", STOP_HOW=how)
     assert told.code == 130
     assert told.err.endswith("interrupted: the same command goes on where this one stopped\n")
@@ -120,12 +109,12 @@ def test_told_to_stop_it_says_how_to_go_on(how: str, whole: dict[bool, Workshop]
     assert resumed.code == 0, resumed.err
     assert "stage `teach`: is finished" in resumed.out
     assert "stage `distil`: goes on after step 6" in resumed.out
-    same(weights(workshop.folders()[0]), weights(whole[False].folders()[0]))
+    same(weights(workshop.folders()[0]), weights(whole))
 
 
 def test_two_at_once_get_two_folders(tmp_path: Path) -> None:
     workshop = Workshop(tmp_path / "twice")
-    words = command(workshop, False)
+    words = command(workshop)
     first = workshop.start("fit", *words, "--stage", "teach", STOP_AT="teach:batch:6", STOP_HOW="wait")
     waiting, deadline = workshop.path / "waiting", time.monotonic() + 60
     while not waiting.exists():

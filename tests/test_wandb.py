@@ -26,9 +26,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def outside(workshop: Workshop, home: Path) -> list[Path]:
-    """What was written anywhere but in the run folders."""
+    """What was written anywhere but in the run folders (matplotlib keeps a list of fonts)."""
     known = {"tiny.yaml", "stop.py", "out", "err"}
-    return [path for path in home.rglob("*") if path.is_file()] + [
+    return [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in path.parts] + [
         path
         for path in workshop.path.rglob("*")
         if path.is_file() and workshop.runs not in path.parents and path.name not in known
@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on_in_the_same_wandb_run(home: Path, workshop: Worksh
     killed = workshop.apart("fit", *words, rate, STOP_AT="distil:batch:3", **environment)
     assert killed.code == -9, killed.err
     ids = workshop.record()["wandb"]
-    resumed = workshop.apart("fit", *words, rate, **environment)
+    resumed = workshop.apart("fit", *words, **environment)
     assert resumed.code == 0, resumed.err
     (folder,) = workshop.folders()
     assert workshop.record()["wandb"] == ids
@@ -71,7 +71,6 @@ def test_a_killed_run_goes_on_in_the_same_wandb_run(home: Path, workshop: Worksh
         *offline[-1].rglob("*.wandb"),
     ):
         assert b"0.000123457" not in path.read_bytes(), path
-    assert secret not in resumed.out
 
 
 def test_no_logger_no_wandb(home: Path, workshop: Workshop) -> None:

@@ -78,7 +78,7 @@ def test_models_keep_their_weights_from_stage_to_stage(workshop: Workshop) -> No
 
 
 def test_what_a_stage_goes_without_is_said(workshop: Workshop) -> None:
-    result = workshop.fit("~stages.alone.losses", "--stage", "teach")
+    workshop.fit("~stages.alone.losses", "--stage", "teach")
     result = workshop.fit("~stages.alone.losses", "--stage", "alone")
     assert "stage `alone`: has no teacher, so it goes without losses.kd" in result.out
 
