@@ -37,7 +37,6 @@ def outside(workshop: Workshop, home: Path) -> list[Path]:
 
 def test_a_killed_run_goes_on_in_the_same_wandb_run(home: Path, workshop: Workshop) -> None:
     plugin = workshop.write("stop.py", STOP)
-    secret = "hunter2-hunter2"
     words = (
         LOGGED,
         "logger.tags=['${oc.env:KDCORE_TEST_TAG}']",

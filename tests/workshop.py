@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,9 +199,9 @@ def weights(folder: Path) -> dict[str, Tensor]:
 def _command(words: list[str], folder: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     os.chdir(folder)
-    with open("out", "w", buffering=1) as out, open("err", "w", buffering=1) as err:  # noqa: PTH123
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(words)
+    with Path("out").open("w", buffering=1) as out, Path("err").open("w", buffering=1) as err:
+        sys.stdout, sys.stderr = out, err
+        code = run(words)
     os._exit(code)
 
 

@@ -8,11 +8,9 @@ before the manifest names it, so whatever the manifest names is whole, and a wri
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from kdcore.atomic import replacing
 from kdcore.cache.codec import LENGTHS, Array, Column, Layout
 from kdcore.errors import RunError
 
@@ -120,7 +119,7 @@ class Writer:
 
     def __init__(self, folder: Path, manifest: Manifest, *, shard_bytes: int = 64 << 20) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".*.tmp"):
+        for left in folder.glob(".*.part"):
             left.unlink(missing_ok=True)
         found = Manifest.read(folder, manifest.facts)
         if found is not None and (found.layouts, found.samples) != (manifest.layouts, manifest.samples):
@@ -224,21 +223,9 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    """Beside its place, flushed to the disk, renamed: it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # some file systems know no flushing of folders
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+    with replacing(path) as beside, beside.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
 
 
 def delete_hint(folder: Path) -> str:

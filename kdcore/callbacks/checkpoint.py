@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -11,6 +10,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from kdcore.atomic import replacing
 
 LOOK = 20
 """With several ranks: steps between two looks at the clock, because they must agree, and agreeing takes time."""
@@ -23,15 +24,8 @@ class AtomicIO(TorchCheckpointIO):
         """Write it whole or not at all; what a crash left half written is overwritten by the next."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.part")
-        try:
-            with beside.open("wb") as file:
-                _save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(target) as beside, beside.open("wb") as file:
+            _save(checkpoint, file)
 
 
 def _save(checkpoint: dict[str, Any], file: IO[bytes]) -> None:

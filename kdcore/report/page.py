@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from kdcore.atomic import replacing
 from kdcore.report.figure import tradeoff
 from kdcore.report.statistics import verdict
 from kdcore.report.words import answer, page
@@ -107,11 +106,14 @@ def write_report(folder: Path, report: dict[str, Any]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure = tradeoff(report)
-    _write(folder / "tradeoff.png", lambda path: figure.savefig(path, format="png"))
-    _write(folder / "report.md", lambda path: path.write_text(page(report), encoding="utf-8"))
+    with replacing(folder / "tradeoff.png") as beside:
+        figure.savefig(beside, format="png")
+    with replacing(folder / "report.md") as beside:
+        beside.write_text(page(report), encoding="utf-8")
     # last, because a run folder with a report.json counts as finished
     text = json.dumps(_plain(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    _write(folder / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
+    with replacing(folder / "report.json") as beside:
+        beside.write_text(text, encoding="utf-8")
     return folder / "report.md"
 
 
@@ -224,15 +226,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, str | bool | int) else str(value)
-
-
-def _write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Lets ``writer`` fill a file beside ``path``, then puts it in place in one move."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        writer(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 import yaml
 
+from kdcore.atomic import replacing
 from kdcore.errors import RunError
 
 RUN_FILE, RECIPE_FILE, STAGE_FILE, REPORT_FILE = "run.yaml", "recipe.yaml", "stage.json", "report.json"
@@ -109,7 +110,7 @@ class RunFolder:
 
     def write(self, content: dict[str, Any], file: str = RUN_FILE) -> None:
         """Write ``run.yaml``, or another YAML file."""
-        write_atomically(self.path / file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_text(self.path / file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 _held: WeakSet[RunFolder] = WeakSet()
@@ -162,41 +163,22 @@ def adopt(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir(), key=lambda path: path.name == STAGE_FILE):
         if not file.is_file() or file.name.startswith(".") or file.suffix == ".ckpt":
             continue
-        beside = _beside(target / file.name)
-        try:
-            beside.unlink(missing_ok=True)
+        with replacing(target / file.name) as beside:
             try:
                 os.link(file, beside)
             except OSError:
                 shutil.copy2(file, beside)
-                with beside.open("rb") as copied:
-                    os.fsync(copied.fileno())
-            beside.replace(target / file.name)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write text beside its place, flush it to the disk, rename it."""
-    beside = _beside(path)
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    """Where a file is written before it takes its place: hidden, and this process's own."""
-    return path.with_name(f".{path.name}.{os.getpid()}")
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write strict JSON atomically."""
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from kdcore.run.folder import write_atomically
+from kdcore.run.folder import write_text
 
 HEADER = ("step", "metric", "value")
 
@@ -53,7 +53,7 @@ class History(Logger):
 
     @rank_zero_only
     def _start(self, text: str) -> None:
-        write_atomically(self._file, text)
+        write_text(self._file, text)
 
 
 def _text(rows: Iterable[Iterable[Any]]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kdcore.atomic import replacing
 from kdcore.errors import RunError
 
 State: TypeAlias = "dict[str, Any]"
@@ -62,16 +61,11 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors, aliases = _untied(state)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        save_file(tensors, beside, metadata=aliases | {"format": "pt"})
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with replacing(path) as beside:
+            save_file(tensors, beside, metadata=aliases | {"format": "pt"})
     except SafetensorError as error:
         raise RunError(f"{path} cannot be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -119,7 +119,7 @@ def test_finished_shards_are_not_written_again(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".shard-00000.bin.77.tmp").write_bytes(b"half")
+    (tmp_path / ".shard-00000.bin.part").write_bytes(b"half")
     Writer(tmp_path, manifest())
     assert list(tmp_path.iterdir()) == []
 

@@ -165,7 +165,7 @@ def test_the_content_is_flushed_before_it_takes_its_place(tmp_path: Path, monkey
     monkeypatch.setattr("os.fsync", flush)
     monkeypatch.setattr(Path, "replace", rename)
     AtomicIO().save_checkpoint({}, tmp_path / "last.ckpt")
-    assert order == ["flush", "rename"]
+    assert order == ["flush", "rename", "flush"]  # the file, its name, the folder that holds the name
 
 
 def test_what_training_saves_loads_without_running_code(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_failure_leaves_the_old_report_and_no_debris(
     def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(page_module.os, "fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path, make_report((0.5,)))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

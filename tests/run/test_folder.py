@@ -26,8 +26,8 @@ from kdcore.run.folder import (
     open_folder,
     read_json,
     versions,
-    write_atomically,
     write_json,
+    write_text,
 )
 
 HOLD = """
@@ -361,8 +361,8 @@ def test_adopting_again_and_adopting_itself_lose_nothing(tmp_path: Path, source:
 
 
 def test_writing_leaves_the_text_and_nothing_else(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a.txt", "first")
-    write_atomically(tmp_path / "a.txt", "second é")
+    write_text(tmp_path / "a.txt", "first")
+    write_text(tmp_path / "a.txt", "second é")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "second é"
     assert names(tmp_path) == ["a.txt"]
 
@@ -392,7 +392,7 @@ def test_a_write_that_fails_cleans_up(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_atomically(tmp_path / "a.txt", "new")
+        write_text(tmp_path / "a.txt", "new")
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, load_model
 from torch import nn
 
 from kdcore.errors import RunError
-from kdcore.weights import state as state_module
 from kdcore.weights.state import read_state, save_state
 
 
@@ -122,7 +121,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(state_module.os, "fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         save_state({"w": torch.zeros(2)}, path)
     assert torch.equal(load_file(path)["w"], torch.ones(2))
