@@ -83,6 +83,7 @@ class Distiller(pl.LightningModule):
         )
         self._running = Running()
         self._is_gated = False
+        self._weights: tuple[list[Any], Tensor] = ([], torch.empty(0))
         self._total_steps = 1
         self._log_every = 1
         self._resumed: dict[str, Any] | None = None
@@ -135,25 +136,38 @@ class Distiller(pl.LightningModule):
         return self.task.prepare(batch, self.cast.module)
 
     def _add_up(self, totals: list[tuple[BoundLoss, dict[str, Total]]], window: dict[str, Tensor] | None) -> Tensor:
+        parts = [(loss, name, part) for loss, found in totals for name, part in found.items()]
+        sums, counts = torch.stack([part.sum for *_, part in parts]), torch.stack([part.count for *_, part in parts])
+        terms = means = sums / counts.clamp(min=1)
+        world = self.trainer.world_size
+        if window or world > 1:
+            terms = self._averaged(sums, counts, [(window or {}).get(loss.name) for loss, *_ in parts])
+        self._running.add([name for _, name, _ in parts], means.detach(), world)
+        return torch.dot(terms, self._weigh([loss for loss, *_ in parts], terms))
+
+    def _averaged(self, sums: Tensor, counts: Tensor, window: list[Tensor | None]) -> Tensor:
+        """The terms over all ranks and, where the count is known, over the whole window.
+
+        Undoes Lightning's division by the number of micro-batches and DDP's mean.
+        """
         world, accumulate = self.trainer.world_size, self.trainer.accumulate_grad_batches
-        objective: Tensor | float = 0.0
-        means: list[Tensor] = []
-        for loss, parts in totals:
-            weight = value_at(loss.weight, loss.loss.progress)
-            for part in parts.values():
-                count = part.count
-                mean = part.sum / count.clamp(min=1)
-                means.append(mean.detach())
-                if window is not None and loss.name in window:
-                    # the count of the whole window over all ranks; undoes Lightning's division and DDP's mean
-                    mean = part.sum * (accumulate * world) / window[loss.name].clamp(min=1)
-                elif world > 1:
-                    everywhere = count.clone()
-                    torch.distributed.all_reduce(everywhere)
-                    mean = part.sum * world / everywhere.clamp(min=1)
-                objective = objective + weight * mean
-        self._running.add([name for _, parts in totals for name in parts], means, world)
-        return torch.as_tensor(objective)
+        if world > 1 and any(whole is None for whole in window):
+            torch.distributed.all_reduce(counts)
+        ours = zip(sums, counts, window, strict=True)
+        return torch.stack(
+            [
+                one * world / count.clamp(min=1) if whole is None else one * (accumulate * world) / whole.clamp(min=1)
+                for one, count, whole in ours
+            ]
+        )
+
+    def _weigh(self, losses: list[BoundLoss], like: Tensor) -> Tensor:
+        values = [value_at(loss.weight, loss.loss.progress) for loss in losses]
+        if any(isinstance(value, Tensor) for value in values):
+            return torch.stack([torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in values])
+        if values != self._weights[0]:
+            self._weights = values, torch.tensor(values, dtype=like.dtype, device=like.device)
+        return self._weights[1]
 
     def on_train_epoch_end(self) -> None:
         if self._running.steps:
@@ -287,6 +301,7 @@ class Distiller(pl.LightningModule):
         if bool(self._running.bad):
             self._flush(self.global_step)  # no checkpoint of a run that is about to stop: the last one is good
         checkpoint["running"] = self._running.state_dict()
+        checkpoint["latest"] = self.latest
         loader: Any = self.trainer.train_dataloader
         checkpoint["loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
         checkpoint["rng"] = get_state()
@@ -295,5 +310,6 @@ class Distiller(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = {key: checkpoint[key] for key in ("loader", "rng")}
         self._running.load_state_dict(checkpoint["running"])
+        self.latest = checkpoint["latest"]
         for name, state in checkpoint["followers"].items():
             self.cast.followers[name].module.load_state_dict(state)

@@ -35,12 +35,12 @@ class Running:
         """Go to the device, before the first step."""
         self.bad, self._sums = self.bad.to(device), self._sums.to(device)
 
-    def add(self, names: Sequence[str], means: Sequence[Tensor], ranks: int = 1) -> None:
+    def add(self, names: Sequence[str], means: Tensor, ranks: int = 1) -> None:
         """Add one step.
 
         Args:
             names: one for each mean, the same in every step.
-            means: detached scalars on the device.
+            means: detached, (number of losses,), on the device.
             ranks: with more than one, all of them learn whether one went wrong.
 
         Raises:
@@ -48,15 +48,16 @@ class Running:
         """
         if not self.names:
             self.names = tuple(names)
-            self._sums = torch.zeros(len(means), dtype=torch.float32, device=means[0].device)
+            self._sums = torch.zeros(len(means), dtype=torch.float32, device=means.device)
         elif len(means) != len(self.names):
             raise RunError(
                 f"the losses gave {len(means)} values in this step ({', '.join(names)}) and {len(self.names)} before "
                 f"({', '.join(self.names)}): a loss that returns several returns the same ones in every step, with "
                 "count 0 where there is nothing"
             )
-        self._sums.add_(torch.stack(list(means)))
-        torch.logical_not(torch.isfinite(self._sums.sum()), out=self.bad)
+        self._sums.add_(means)
+        total = self._sums.sum()
+        torch.ne(total - total, 0, out=self.bad)  # 0 for a number, NaN for NaN and inf
         if ranks > 1:
             torch.distributed.all_reduce(self.bad, torch.distributed.ReduceOp.MAX)
         self.steps += 1

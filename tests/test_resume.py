@@ -129,3 +129,16 @@ def test_two_at_once_get_two_folders(tmp_path: Path) -> None:
     first.join()
     # the one that died is free again, newest first
     assert f"resuming {folders[1]}" in workshop.fit(*words, "--stage", "teach").out
+
+
+def test_killed_before_it_was_scored_it_still_knows_how_the_last_epoch_did(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path / "scored")
+    plugin = workshop.write("stop.py", STOP)
+    # a rate that grows ruins what the first epochs learnt: the best weights are not the last
+    worse = ("optimizer={use: adamw, lr: 0.05, schedule: {use: linear, start: 1, end: 40}}", "trainer.max_epochs=4")
+    words = (*worse, "callbacks={stop: {use: local.stop}}", "--plugin", plugin, "--stage", "teach")
+    assert workshop.apart("fit", *words, STOP_AT="teach:end:16").code == -signal.SIGKILL
+    assert workshop.apart("fit", *words).code == 0
+    workshop.fit(*words, "--fresh")
+    resumed, whole = (json.loads((folder / "teach" / "stage.json").read_text()) for folder in workshop.folders())
+    assert resumed["last"] == whole["last"] != whole["best"] == resumed["best"]

@@ -12,8 +12,8 @@ from kdcore.running import Running, not_finite
 CPU = torch.device("cpu")
 
 
-def means(*values: float) -> list[Tensor]:
-    return [torch.tensor(value) for value in values]
+def means(*values: float) -> Tensor:
+    return torch.tensor(values)
 
 
 def test_the_mean_of_each_since_the_last_flush() -> None:

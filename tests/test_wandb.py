@@ -38,16 +38,15 @@ def outside(workshop: Workshop, home: Path) -> list[Path]:
 def test_a_killed_run_goes_on_in_the_same_wandb_run(home: Path, workshop: Workshop) -> None:
     plugin = workshop.write("stop.py", STOP)
     words = (
-        LOGGED,
-        "logger.tags=['${oc.env:KDCORE_TEST_TAG}']",
-        "callbacks={stop: {use: local.stop}}",
-        "--plugin",
-        plugin,
-    )
-    environment = {"HOME": str(home), "WANDB_BASE_URL": "http://127.0.0.1:9", "KDCORE_TEST_TAG": "fine"}
-    rate = "optimizer.weight_decay=${oc.env:KDCORE_TEST_DECAY}"
-    environment["KDCORE_TEST_DECAY"] = "0.000123457"
-    killed = workshop.apart("fit", *words, rate, STOP_AT="distil:batch:3", **environment)
+        LOGGED, "optimizer.weight_decay=${oc.env:KDCORE_TEST_DECAY}", "callbacks={stop: {use: local.stop}}",
+        "--plugin", plugin,
+    )  # fmt: skip
+    environment = {
+        "HOME": str(home),
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "KDCORE_TEST_DECAY": "0.000123457",  # stands for a secret
+    }
+    killed = workshop.apart("fit", *words, STOP_AT="distil:batch:3", **environment)
     assert killed.code == -9, killed.err
     ids = workshop.record()["wandb"]
     resumed = workshop.apart("fit", *words, **environment)
