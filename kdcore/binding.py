@@ -116,11 +116,15 @@ class BoundLoss(nn.Module):
         """The loss's totals under their log names: ``kd``, or ``kd.part`` where it returns several.
 
         Raises:
-            RunError: a signal it reads is not there, or it returns something else than its contract says.
+            RunError: a signal it reads is not there, the loss refuses what it is given, or it returns something else
+                than its contract says.
         """
         roles = self._bind(signals)
         student, teacher = roles.pop("student"), roles.pop("teacher", {})
-        found = self.loss(student, teacher, batch, **roles)
+        try:
+            found = self.loss(student, teacher, batch, **roles)
+        except (KeyError, ValueError) as error:  # what a loss refuses; its docstring says which
+            raise RunError(f"loss `{self.name}`: {error.args[0] if error.args else error!r}") from error
         if isinstance(found, Total):
             return {self.name: found}
         if not isinstance(found, dict):

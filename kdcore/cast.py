@@ -109,13 +109,14 @@ class Cast:
             raise RunError(f"model `{ref.model}` is to see the view `{ref.view}`: {error.args[0]}") from error
         grad = torch.is_grad_enabled() and (ref.model in self.trained or ref.model in self.live)
         # no_grad, not inference_mode: a teacher's outputs are saved for the student's backward
-        with torch.set_grad_enabled(grad):
-            taps = self.taps.get(ref.model)
-            if taps is None:
-                return self.task.signals(model, seen, others)
-            with taps.armed():
+        taps = self.taps.get(ref.model)
+        with torch.set_grad_enabled(grad), nullcontext() if taps is None else taps.armed():
+            try:
                 signals = self.task.signals(model, seen, others)
-            return {**signals, **taps.take()}
+            except (KeyError, ValueError) as error:  # what a task refuses: a batch without its input, wrong shapes
+                message = error.args[0] if error.args else repr(error)
+                raise RunError(f"model `{ref.model}`: {message}") from error
+        return signals if taps is None else {**signals, **taps.take()}
 
     def _rank(self, name: str) -> int:
         if name not in self.ensembles:

@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         if recipe:
             own.add_argument("words", nargs="+", metavar="RECIPE", help=RECIPES)
             own.add_argument(
-                "--no-alone", action="store_true", help="skip the default stage that trains the student alone"
+                "--no-alone",
+                action="store_true",
+                help="skip the stage `alone`, which trains the student without a teacher; there is no verdict then",
             )
             own.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
         return own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -144,13 +145,17 @@ class Component:
         return None
 
     def _lineage(self, node: ast.ClassDef) -> Iterator[ast.ClassDef]:
-        """The class, then its bases that are defined in the same file."""
-        yield node
+        """The class, then its bases, in this file or in one that it imports them from by name."""
         tree, _ = self._source()
-        classes = {item.name: item for item in tree.body if isinstance(item, ast.ClassDef)}
-        for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in classes and base.id != node.name:
-                yield from self._lineage(classes[base.id])
+        waiting, seen = [(tree, node)], set()
+        while waiting:
+            tree, node = waiting.pop(0)
+            yield node
+            for base in node.bases:
+                found = _class(tree, base.id) if isinstance(base, ast.Name) and base.id != node.name else None
+                if found is not None and found[1] not in seen:
+                    seen.add(found[1])
+                    waiting.append(found)
 
 
 class Registry:
@@ -211,6 +216,20 @@ class Registry:
 
 def _refused(message: str, hint: str) -> PluginError:
     return PluginError([Problem(message, hint)])
+
+
+def _class(tree: ast.Module, name: str) -> tuple[ast.Module, ast.ClassDef] | None:
+    """A class that a file defines or imports by name, with the file that defines it."""
+    for item in tree.body:
+        if isinstance(item, ast.ClassDef) and item.name == name:
+            return tree, item
+        if isinstance(item, ast.ImportFrom) and item.module and not item.level:
+            for alias in item.names:
+                if (alias.asname or alias.name) == name:
+                    path = locate(item.module)
+                    with contextlib.suppress(SyntaxError, ValueError, OSError):
+                        return None if path is None else _class(_parse(path), alias.name)
+    return None
 
 
 def _keyword_only(node: ast.FunctionDef) -> dict[str, Parameter]:

@@ -13,6 +13,8 @@ from kdcore.binding import BoundLoss, Read, reads_of
 from kdcore.cast import Cast
 from kdcore.errors import RunError
 from kdcore.losses.base import Loss, Total
+from kdcore.losses.cross_entropy import CrossEntropy
+from kdcore.losses.regression import MSE
 from kdcore.projectors import conv1x1, linear
 from kdcore.recipe.schema import Ref
 from kdcore.signals import Batch, Signals
@@ -418,3 +420,15 @@ def test_what_a_loss_makes_for_itself_is_stored_under_it() -> None:
         "loss.head.weight": (3, 4),
         "loss.head.bias": (3,),
     }
+
+
+def test_what_a_loss_refuses_is_said_with_its_name() -> None:
+    bound = BoundLoss("kd", MSE(), weight=1.0, roles=ROLES, reads=reads_of(MSE(), ROLES, signal=None, read={}))
+    signals = {STUDENT: {"logits": torch.zeros(2, 3)}, TEACHER: {"logits": torch.zeros(2, 4)}}
+    with pytest.raises(RunError, match=r"^loss `kd`: the student's signal has shape \(2, 3\), the teacher's \(2, 4\)"):
+        bound(signals, {"id": torch.arange(2)})
+    lone = {"student": STUDENT}
+    entropy = CrossEntropy()
+    bound = BoundLoss("ce", entropy, weight=1.0, roles=lone, reads=reads_of(entropy, lone, signal=None, read={}))
+    with pytest.raises(RunError, match=r"^loss `ce`: cross_entropy reads the batch's `labels`"):
+        bound(signals, {"id": torch.arange(2)})

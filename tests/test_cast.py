@@ -15,6 +15,7 @@ from kdcore.errors import RunError
 from kdcore.recipe.schema import Ref
 from kdcore.signals import Batch
 from kdcore.taps import Taps
+from kdcore.tasks.classify import Classify
 from kdcore.teachers import Frozen, ema, ensemble
 
 
@@ -242,3 +243,11 @@ def test_evaluating_puts_every_module_back_into_its_own_mode() -> None:
     assert not any(during)
     assert [module.training for module in model.modules()] == before
     assert len(set(before)) == 2
+
+
+def test_what_a_task_refuses_is_said_with_the_models_name() -> None:
+    cast = Cast(Classify(classes=3), {"student": nn.Linear(4, 5)})
+    with pytest.raises(RunError, match=r"^model `student`: the model gives 5 classes, the task has 3"):
+        cast.run((Ref("student"),), {"image": torch.zeros(2, 4)})
+    with pytest.raises(RunError, match=r"^model `student`: the task `classify` reads `image`"):
+        cast.run((Ref("student"),), {"id": torch.zeros(2)})

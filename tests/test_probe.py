@@ -130,8 +130,8 @@ PASSES = {
     "histogram": Written(histogram),
     "moments": Written(lambda s, t: (s.mean() - t.mean()).square() + (s.std() - t.std()).square()),
     "best class": Written(lambda s, t: nn.functional.cross_entropy(s, t.argmax(-1))),
-    "tiny": Written(lambda s, t: 1e-12 * (s - t).square()),
-    "huge": Written(lambda s, t: 1e12 * (s - t).square()),
+    "tiny": Written(lambda s, t: 1e-30 * (s - t).square()),
+    "huge": Written(lambda s, t: 1e25 * (s - t).square()),
     "negative": Written(lambda s, t: -(s * t)),
 }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from functools import partial
@@ -166,6 +167,22 @@ class TestSource:
             "alpha": Parameter("alpha", "float", False, "0.5"),
             "beta": Parameter("beta", "'int | None'", True),
         }
+
+    def test_what_a_base_in_another_file_says_is_inherited(self, tmp_path: Path) -> None:
+        file = tmp_path / "mine.py"
+        file.write_text(
+            "from kdcore.losses.cross_entropy import CrossEntropy as Base\n\n\n"
+            "class Mine(Base):\n    pass\n\n\nclass Own(Base):\n    def __init__(self, *, alpha: int = 1): ...\n"
+        )
+        spec = importlib.util.spec_from_file_location("mine", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        mine, own = (Component("loss", name, getattr(module, name), "local") for name in ("Mine", "Own"))
+        assert mine.literal("needs") == own.literal("needs") == frozenset({"student.logits"})
+        assert list(mine.parameters()) == ["label_smoothing"]
+        assert list(own.parameters()) == ["alpha"]
 
     def test_an_own_init_wins_and_positional_parameters_do_not_count(self, package: str) -> None:
         assert component(f"{package}.losses:Own").parameters() == {"gamma": Parameter("gamma", "", False, "(1, 2)")}

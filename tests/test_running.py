@@ -73,7 +73,7 @@ def test_sums_are_float32_whatever_the_default_type_is() -> None:
     try:
         running = Running()
         for _ in range(1000):
-            running.add(["a"], [torch.tensor(1.0, dtype=torch.bfloat16)])
+            running.add(["a"], torch.ones(1, dtype=torch.bfloat16))
         assert running.flush() == {"a": 1.0}
     finally:
         torch.set_default_dtype(torch.float32)
