@@ -79,7 +79,7 @@ class ByHand(pl.LightningModule):
         return 0.1 * F.cross_entropy(student, batch["labels"]) + 0.9 * 4.0 * kd
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.student.parameters(), lr=1e-3, fused=True)
+        return adamw(group_parameters({"student": self.student}, {}), lr=1e-3)
 
 
 def by_hand(steps: int) -> float:

@@ -124,7 +124,8 @@ class BoundLoss(nn.Module):
         try:
             found = self.loss(student, teacher, batch, **roles)
         except (KeyError, ValueError) as error:  # what a loss refuses; its docstring says which
-            raise RunError(f"loss `{self.name}`: {error.args[0] if error.args else error!r}") from error
+            message = error.args[0] if error.args else repr(error)
+            raise RunError(f"loss `{self.name}`: {message}") from error
         if isinstance(found, Total):
             return {self.name: found}
         if not isinstance(found, dict):

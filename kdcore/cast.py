@@ -110,7 +110,10 @@ class Cast:
         grad = torch.is_grad_enabled() and (ref.model in self.trained or ref.model in self.live)
         # no_grad, not inference_mode: a teacher's outputs are saved for the student's backward
         taps = self.taps.get(ref.model)
-        with torch.set_grad_enabled(grad), nullcontext() if taps is None else taps.armed():
+        with (
+            nullcontext() if grad == torch.is_grad_enabled() else torch.set_grad_enabled(grad),
+            nullcontext() if taps is None else taps.armed(),
+        ):
             try:
                 signals = self.task.signals(model, seen, others)
             except (KeyError, ValueError) as error:  # what a task refuses: a batch without its input, wrong shapes

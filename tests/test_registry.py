@@ -168,7 +168,9 @@ class TestSource:
             "beta": Parameter("beta", "'int | None'", True),
         }
 
-    def test_what_a_base_in_another_file_says_is_inherited(self, tmp_path: Path) -> None:
+    def test_what_a_base_in_another_file_says_is_inherited(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         file = tmp_path / "mine.py"
         file.write_text(
             "from kdcore.losses.cross_entropy import CrossEntropy as Base\n\n\n"
@@ -178,6 +180,7 @@ class TestSource:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "mine", module)
         spec.loader.exec_module(module)
         mine, own = (Component("loss", name, getattr(module, name), "local") for name in ("Mine", "Own"))
         assert mine.literal("needs") == own.literal("needs") == frozenset({"student.logits"})

@@ -85,14 +85,14 @@ class Last(_InFolder):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        due = time.monotonic() - self._saved_at >= self._seconds  # first, as it is hardly ever true
+        if not due and trainer.world_size == 1:
+            return
         inside = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if inside or trainer.is_last_batch or self._should_skip_saving_checkpoint(trainer):
             return  # the last batch is followed by the end of the epoch
-        if trainer.world_size > 1 and trainer.global_step % LOOK:
-            return
-        due = time.monotonic() - self._saved_at >= self._seconds
         if trainer.world_size > 1:
-            due = trainer.strategy.broadcast(due)
+            due = trainer.global_step % LOOK == 0 and trainer.strategy.broadcast(due)
         if due:
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
 

@@ -91,12 +91,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
         ValueError: ``labels`` fit neither the positions nor the logits.
     """
     soft = labels.is_floating_point()
-    expected = logits.shape if soft else _positions(logits, axis)
-    if labels.shape != expected:
-        raise ValueError(
-            f"the {'soft' if soft else 'integer'} labels have shape {tuple(labels.shape)}, but logits of shape "
-            f"{tuple(logits.shape)} with classes at axis {axis} take {tuple(expected)}"
-        )
+    _check_labels(labels, logits.shape if soft else _positions(logits, axis), logits, axis)
     log_q = _log_softmax(logits, 1.0, axis)
     terms = _mean_under(_upcast(labels), -log_q, axis) if soft else _picked(log_q, labels.long(), axis)
     if label_smoothing:
@@ -106,6 +101,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
         if not soft:
             terms = torch.where(labels == IGNORE, 0.0, terms)
     return terms
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor, *, axis: int = -1) -> Tensor:
+    """The sum of :func:`cross_entropy` over all positions, for integer labels without smoothing, in one kernel.
+
+    Raises:
+        ValueError: ``labels`` do not fit the positions.
+    """
+    _check_labels(labels, _positions(logits, axis), logits, axis)
+    if axis % logits.ndim != 1:
+        logits, labels = logits.movedim(axis, -1).flatten(0, -2), labels.flatten()  # no copy where classes are last
+    return F.cross_entropy(_upcast(logits), labels.long(), ignore_index=IGNORE, reduction="sum")
 
 
 def squared_error(student: Tensor, teacher: Tensor, *, axis: int = -1) -> Tensor:
@@ -184,6 +191,14 @@ def _picked(log_q: Tensor, labels: Tensor, axis: int) -> Tensor:
 def _mean_under(p: Tensor, log_values: Tensor, axis: int) -> Tensor:
     """``sum_c p_c v_c``, where 0 times anything is 0, forwards and backwards. Overwrites ``log_values``."""
     return log_values.masked_fill_(p == 0.0, 0.0).mul_(p).sum(axis)
+
+
+def _check_labels(labels: Tensor, expected: torch.Size, logits: Tensor, axis: int) -> None:
+    if labels.shape != expected:
+        raise ValueError(
+            f"the {'soft' if labels.is_floating_point() else 'integer'} labels have shape {tuple(labels.shape)}, but "
+            f"logits of shape {tuple(logits.shape)} with classes at axis {axis} take {tuple(expected)}"
+        )
 
 
 def _check_same_shape(student: Tensor, teacher: Tensor) -> None:
