@@ -10,6 +10,7 @@ median over rounds of the ratio of their times per step. The goal is 1.05.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -35,7 +36,7 @@ from kdcore.optimizers import adamw
 from kdcore.parameters import group_parameters
 from kdcore.recipe.schema import Recipe, Ref, Slot, Stage
 from kdcore.run.history import History
-from kdcore.run.quiet import quiet
+from kdcore.run.quiet import hide_absent_gpus, quiet
 from kdcore.run.trainer import Configuration, make_trainer
 from kdcore.scores import Scores
 from kdcore.tasks.classify import Classify
@@ -128,7 +129,13 @@ def kdcore(steps: int, *, bar: bool = True, gpu: bool = True) -> float:
             mode="max",
         )
         batches = loader(steps * BATCH)
-        return timed(lambda: trainer.fit(module, batches), steps)
+        before = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hide_absent_gpus()  # as the command line does
+        try:
+            return timed(lambda: trainer.fit(module, batches), steps)
+        finally:
+            if before is None:
+                os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 def plain(steps: int) -> float:

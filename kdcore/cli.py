@@ -199,10 +199,11 @@ def _fit(options: argparse.Namespace) -> int:
     recipe, plugins = _read(options)
     stage = _stage(options, recipe)
     from kdcore.run.fit import Fit
-    from kdcore.run.quiet import quiet, say
+    from kdcore.run.quiet import hide_absent_gpus, quiet, say
     from kdcore.run.stages import Options
 
     quiet()
+    hide_absent_gpus()
     wanted = Options(options.runs, options.seeds or 1, stage, not options.no_probe, options.fresh)
     done = Fit(recipe, plugins, wanted, say, options.plugin, alone=not options.no_alone).run()
     if done.is_dir():

@@ -1,10 +1,12 @@
-"""What a person sees while a recipe runs: our lines, not the chatter of the libraries below."""
+"""Around a run: what a person sees is our lines, and what the libraries below do in vain is not done."""
 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
@@ -25,6 +27,15 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for remark in REMARKS:
         warnings.filterwarnings("ignore", remark)
+
+
+def hide_absent_gpus() -> None:
+    """Where there is no GPU, say so once: torch's optimizers otherwise look for one in every step.
+
+    With a CUDA build of torch that search loads the driver's library anew each time, a tenth of a small step.
+    """
+    if torch.version.cuda is not None and not torch.cuda.is_available():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @rank_zero_only

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from io import BufferedWriter, BytesIO, TextIOWrapper
 
 import pytest
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from kdcore.run.quiet import LOGGERS, quiet, say
+from kdcore.run.quiet import LOGGERS, hide_absent_gpus, quiet, say
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +71,28 @@ def test_only_the_first_rank_speaks(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr(rank_zero_only, "rank", 0)
     say("first")
     assert capsys.readouterr().out == "first\n"
+
+
+@pytest.mark.parametrize(
+    ("build", "present", "hidden"), [("13.0", False, True), ("13.0", True, False), (None, False, False)]
+)
+def test_gpus_are_hidden_where_there_are_none(
+    build: str | None, present: bool, hidden: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as it was")
+    monkeypatch.setattr("torch.version.cuda", build)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: present)
+    hide_absent_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if hidden else "as it was")
+
+
+def test_torch_then_looks_for_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[bool] = []
+    monkeypatch.setattr("torch.cuda._raw_device_count_nvml", lambda: looked.append(True) or 0)
+    monkeypatch.setattr("torch.cuda._is_compiled", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    torch.cuda._device_count_nvml()
+    assert looked == [True]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert torch.cuda._device_count_nvml() == 0
+    assert looked == [True]
