@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,11 +198,17 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _command(words: list[str], folder: str, environment: dict[str, str]) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        del os.environ[name]  # a service of W&B that another test started, which would know a killed run as running
     os.environ.update(environment)
     os.chdir(folder)
     with Path("out").open("w", buffering=1) as out, Path("err").open("w", buffering=1) as err:
         sys.stdout, sys.stderr = out, err
-        code = run(words)
+        try:
+            code = run(words)
+        except BaseException:  # what it died of must be seen before the files are closed
+            traceback.print_exc(file=err)
+            code = 1
     os._exit(code)
 
 

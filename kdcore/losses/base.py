@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -96,18 +95,10 @@ def masked_total(terms: Tensor, batch: Batch) -> Total:
     if weight is not None:
         terms = terms * weight
     if mask is None:
-        return Total(terms.sum(), _number(terms.numel(), terms.device))
+        # full, not tensor: it is filled on the device, where a copy from the host would wait for it
+        return Total(terms.sum(), torch.full((), terms.numel(), dtype=torch.int64, device=terms.device))
     # where, not multiplication: a masked position may hold inf or NaN
     return Total(torch.where(mask, terms, 0.0).sum(), mask.sum())
-
-
-@lru_cache(maxsize=64)
-def _number(n: int, device: torch.device) -> Tensor:
-    """A count that is the same in every step, made once.
-
-    ``full``, not ``tensor``: it is filled on the device, where a copy from the host would wait for it.
-    """
-    return torch.full((), n, dtype=torch.int64, device=device)
 
 
 def masked_count(batch: Batch) -> Tensor | None:
