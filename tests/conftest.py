@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lab import Lab
+from plugin_factory import PluginFactory
 from workshop import Workshop
 
 
@@ -16,6 +17,14 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     torch.set_num_threads(1)
     yield Lab(tmp_path)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginFactory]:
+    """Distributions that seem to be installed, and are gone again afterwards."""
+    factory = PluginFactory(tmp_path / "site", monkeypatch)
+    yield factory
+    factory.forget()
 
 
 @pytest.fixture

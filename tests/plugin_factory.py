@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from kdcore.errors import Problem
+from kdcore.plugins import Plugins
+from kdcore.registry import Component
 
 HEALTHY = """
     from kdcore.hookspecs import hookimpl
@@ -88,3 +90,12 @@ class PluginFactory:
         """Drop what the fake plugins have imported, so that the next test may reuse their names."""
         for module in [name for name in sys.modules if name.startswith("kdcore_")]:
             del sys.modules[module]
+
+
+def problem(found: Component | Problem) -> str:
+    assert isinstance(found, Problem), found
+    return str(found)
+
+
+def described(name: str) -> dict[str, Any]:
+    return {item["name"]: item for item in Plugins().describe()}[name]

@@ -2,34 +2,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from plugin_factory import PluginFactory
+from plugin_factory import PluginFactory, described, problem
 
 from kdcore import discovery
-from kdcore.errors import Problem
 from kdcore.plugins import Plugins
 from kdcore.registry import Component
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginFactory]:
-    factory = PluginFactory(tmp_path / "site", monkeypatch)
-    yield factory
-    factory.forget()
-
-
-def problem(found: Component | Problem) -> str:
-    assert isinstance(found, Problem), found
-    return str(found)
-
-
-def described(name: str) -> dict[str, Any]:
-    return {item["name"]: item for item in Plugins().describe()}[name]
 
 
 class TestDiscover:

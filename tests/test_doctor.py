@@ -3,7 +3,7 @@ from __future__ import annotations
 import builtins
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,6 @@ from kdcore.errors import Problem
 from kdcore.plugins import Plugins
 
 HEAD = "from kdcore.hookspecs import hookimpl\nfrom kdcore.errors import Problem\nKDCORE_API = 1\n"
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginFactory]:
-    factory = PluginFactory(tmp_path / "site", monkeypatch)
-    yield factory
-    factory.forget()
 
 
 @pytest.fixture

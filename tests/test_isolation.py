@@ -3,29 +3,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from plugin_factory import PluginFactory
+from plugin_factory import PluginFactory, described
 
 from kdcore.errors import PluginError, Problem
 from kdcore.isolation import Output, explain, import_file, in_file
-from kdcore.plugins import Plugins
 
 HEAD = "from kdcore.hookspecs import hookimpl\nKDCORE_API = 1\n"
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginFactory]:
-    factory = PluginFactory(tmp_path / "site", monkeypatch)
-    yield factory
-    factory.forget()
-
-
-def described(name: str) -> dict[str, Any]:
-    return {item["name"]: item for item in Plugins().describe()}[name]
 
 
 class TestOutput:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from plugin_factory import HEALTHY, PluginFactory
 from kdcore.errors import RecipeError
 from kdcore.new_recipe import new_recipe
 from kdcore.plugins import Plugins
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginFactory]:
-    factory = PluginFactory(tmp_path / "site", monkeypatch)
-    yield factory
-    factory.forget()
 
 
 def write(task: str = "classify", teacher: Path | str | None = None, data: Path | str | None = None) -> str:

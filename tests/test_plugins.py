@@ -2,35 +2,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from plugin_factory import PluginFactory
+from plugin_factory import PluginFactory, described, problem
 
 from kdcore.errors import PluginError, Problem
 from kdcore.plugins import Plugins
 from kdcore.registry import Component
 
 HEAD = "from kdcore.hookspecs import hookimpl\nfrom kdcore.errors import Problem\nKDCORE_API = 1\n"
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PluginFactory]:
-    factory = PluginFactory(tmp_path / "site", monkeypatch)
-    yield factory
-    factory.forget()
-
-
-def problem(found: Component | Problem) -> str:
-    assert isinstance(found, Problem), found
-    return str(found)
-
-
-def described(name: str) -> dict[str, Any]:
-    return {item["name"]: item for item in Plugins().describe()}[name]
 
 
 class TestFind:
