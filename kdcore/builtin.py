@@ -14,6 +14,8 @@ def kdcore_register(add: Add) -> None:
     add("data", "arrays", "kdcore.data.arrays:Arrays")
     add("data", "mix", "kdcore.data.mix:Mix")
 
+    add("transform", "torchvision", "kdcore.transforms.torchvision:Torchvision")
+
     add("model", "convnet", "kdcore.models.convnet:ConvNet")
     add("model", "mlp", "kdcore.models.mlp:MLP")
     add("model", "ensemble", "kdcore.teachers:ensemble")

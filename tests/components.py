@@ -30,12 +30,12 @@ class Views(Columns):
 class Tiny(Data):
     """Images (N, 1, 4, 4) in memory; a class is the one of three pixels that is brightest, so it can be learnt.
 
-    ``masked`` gives a ragged mask (on average half), ``views`` gives views.
+    ``masked`` gives a ragged mask (on average half), ``own_views`` gives views.
     """
 
     fact_names: ClassVar[tuple[str, ...]] = ("classes", "channels", "image_height", "image_width", "features")
 
-    def __init__(self, *, batch_size: int = 16, n: int = 96, masked: bool = False, views: bool = False) -> None:
+    def __init__(self, *, batch_size: int = 16, n: int = 96, masked: bool = False, own_views: bool = False) -> None:
         super().__init__(batch_size=batch_size)
         sizes = {"image_height": SIDE, "image_width": SIDE, "features": SIDE * SIDE}
         self.facts = {"classes": CLASSES, "channels": 1, **sizes}
@@ -44,7 +44,7 @@ class Tiny(Data):
         columns = {"image": image, "labels": image.flatten(1)[:, :CLASSES].argmax(1), "id": torch.arange(n + 48)}
         if masked:
             columns["mask"] = torch.rand(n + 48, generator=generator) < 0.5
-        everything, kind = Columns(columns), Views if views else Columns
+        everything, kind = Columns(columns), Views if own_views else Columns
         rows = {"train": torch.arange(n), "val": torch.arange(n, n + 48)}
         self._splits = {name: kind(everything.rows(index).columns) for name, index in rows.items()}
 
@@ -138,6 +138,29 @@ class Brighter(nn.Module):
         return {**batch, "image": batch["image"] * self.factor + self.by}
 
 
+class Pyramid(Loss):
+    """The distance at all activations of a tap, the n-th counted n times."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"student.feature", "teacher.feature"})
+    signal: ClassVar[str] = "feature"
+    joint: ClassVar[bool] = True
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
+        terms = [(int(n.partition("@")[2]) + 1) * (student[n] - teacher[n]).square().mean() for n in sorted(student)]
+        return Total(torch.stack(terms).sum(), torch.tensor(1))
+
+
+class Shift:
+    """A transform: adds to the image what its seed draws."""
+
+    def __init__(self, *, by: float = 1.0) -> None:
+        self.by = by
+
+    def __call__(self, sample: dict[str, Any], seed: int) -> dict[str, Any]:
+        drawn = torch.rand((), generator=torch.Generator().manual_seed(seed))
+        return {**sample, "image": sample["image"] + self.by * drawn}
+
+
 class Memory(nn.Module):
     """A schedule with a state of its own: half the value at every call."""
 
@@ -188,7 +211,8 @@ def forget(module: nn.Module) -> None:
 def kdcore_register(add: Add) -> None:
     add("data", "tiny", Tiny)
     add("model", "net", Net)
-    for loss in (Reference, Crowd, Parts, Witness, Overflow):
+    add("transform", "shift", Shift)
+    for loss in (Reference, Crowd, Parts, Witness, Overflow, Pyramid):
         add("loss", loss.__name__.lower(), loss)
     add("prepare", "brighter", Brighter)
     add("schedule", "memory", memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kdcore.data.base import Data
 from kdcore.data.loader import Batches, Loader, Samples
 from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.recipe.content import content, digest
-from kdcore.recipe.schema import Cache, ModelSlot, Ref, Stage
+from kdcore.recipe.schema import Cache, DataSlot, ModelSlot, Ref, Stage
 from kdcore.scores import to_device
 from kdcore.signals import Batch, Signals
 from kdcore.task import Task
@@ -72,7 +73,13 @@ def _changing(stage: Stage, cast: Cast) -> Iterator[tuple[str, str]]:
             f"signals of `{of}` would be those of the unchanged ones",
             "take `prepare` or `cache` out of the stage",
         )
-    elif type(cast.task).prepare is not Task.prepare:
+    if (stage.data.transform or stage.data.views) and not stage.data.variants:
+        yield (
+            f"the data's transforms show every sample in a new way in every epoch, and the cached signals of `{of}` "
+            "would be those of other ways",
+            "set `data.variants` to how many ways each sample is shown in (each is one pass of the teacher)",
+        )
+    if type(cast.task).prepare is not Task.prepare:
         yield (
             f"the task `{stage.task.use}` prepares every batch anew, and the cached signals of `{of}` would be those "
             "of other batches",
@@ -151,16 +158,27 @@ def fill(
     }
     cast.apply(lambda tensor: tensor.to(device))
 
+    variants = stage.data.variants or 1
+
     def batches(done: int) -> Iterator[Batch]:
-        loader = Loader(samples, batch_size=data.batch_size, seed=data.seed, collate=data.collate, workers=data.workers)
-        loader.batches.seek(0, done // data.batch_size)
-        return iter(loader)
+        loader = Loader(
+            samples,
+            batch_size=data.batch_size,
+            seed=data.seed,
+            variants=variants,
+            collate=data.collate,
+            workers=data.workers,
+        )
+        first, done = divmod(done, len(samples))
+        for variant in range(first, variants):
+            loader.batches.seek(variant, done // data.batch_size if variant == first else 0)
+            yield from loader
 
     def run(batch: Batch, view: str | None) -> Signals:
         ref = Ref(teacher.of, view)
         return cast.run(cast.order({ref}), to_device(batch, device))[ref]
 
-    written = Pass(teacher.of, stage.cache, cast.task.class_axis, len(samples), batches, run, say)
+    written = Pass(teacher.of, stage.cache, cast.task.class_axis, len(samples) * variants, batches, run, say)
     teacher.open(written.write(folder / digest(facts), {view: {**facts, "view": view} for view in teacher.views}))
 
 
@@ -198,22 +216,26 @@ def _data_facts(data: Data, stage: Stage) -> Facts:
                 Problem(
                     f"the data `{stage.data.use}` gives the same training samples in another way each time, and a "
                     "cache holds what the teacher said of one way",
-                    "take the random transforms out of the data, or `cache` out of the stage",
+                    "write its random part as `data.transform`, or take `cache` out of the stage",
                     f"{stage.path}.cache",
                 )
             ]
         )
     return {
-        "data": digest([stage.data.use, stage.data.args]),
+        "data": digest([replace(stage.data, table=None), _chains(stage.data)]),
         "data_seed": data.seed,
         "data_content": first,
         "data_samples": len(_samples(data)),
-        "transformed": "seed" in batch,
     }
 
 
+def _chains(slot: DataSlot) -> list[list[str]]:
+    """The order of transforms, which a digest of mappings does not tell."""
+    return [list(chain) for chain in (slot.transform, *slot.views.values())]
+
+
 def _samples(data: Data) -> Samples | Batches:
-    samples = data.split("train")
+    samples = data.samples("train")
     if samples is None:
         raise RunError(f"the data ({type(data).__name__}) has no train split")
     return samples

@@ -2,53 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import default_collate
 
+from kdcore.data.augment import Chain, Transformed
 from kdcore.data.loader import Batches, Loader, Samples
+from kdcore.data.table import Tabled
 from kdcore.errors import RunError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kdcore.signals import Batch
 
 Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What a recipe does to the training samples of any data: the keys that the core owns.
+
+    Attributes:
+        stage: whose table selects and completes the samples.
+        table: gives that table; asked when training samples are first wanted.
+        chain: transforms that all views share.
+        views: further transforms, by view.
+        variants: how many draws of each sample there are; 0 for a new one in every epoch.
+    """
+
+    stage: str | None = None
+    table: Callable[[], Mapping[str, Tensor]] = dict
+    chain: Chain = field(default_factory=lambda: Chain({}))
+    views: Mapping[str, Chain] = field(default_factory=dict)
+    variants: int = 0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether there is any transform."""
+        return bool(self.chain.transforms or self.views)
 
 
 class Data(LightningDataModule):
     """Gives training, validation and, where there is one, test data. A subclass implements :meth:`split`.
 
     A batch holds ``id`` (int64 (N,), stable for ever), the task's inputs, and ``labels`` where there are any (-100
-    marks a sample that has none). It holds ``seed`` (int64 (N,), see :func:`kdcore.data.seeds.sample_seeds`) only
-    where the data applies transforms.
+    marks a sample that has none). A training batch holds ``seed`` (int64 (N,), see
+    :func:`kdcore.data.seeds.sample_seeds`) only where the recipe has transforms.
 
     Class attributes:
         fact_names: a literal tuple of the keys of ``facts``; read from the source by ``check``.
-        workers: processes that load; 0 where the data is in memory.
 
     Attributes:
+        workers: processes that load; 0 where the data is in memory.
         batch_size: samples in a batch, over all devices together.
-        facts: what models and tasks need to know (``classes``, ``channels``, ...).
+        facts: what models and tasks need to know (``classes``, ``channels``, ...), plain values as JSON has them.
         class_names: a name for each class, or ``None``.
+        notes: what a person should know of this data: samples that were left out, and why. Said during the run, and
+            written into the report.
         seed: the recipe's seed; set by the builder before the first split is asked for.
+        treatment: what the recipe does to training samples; set by the builder too.
     """
 
     fact_names: ClassVar[tuple[str, ...]] = ()
-    workers: ClassVar[int] = 0
+    workers: int = 0
 
-    facts: dict[str, int]
+    facts: dict[str, Any]
     class_names: tuple[str, ...] | None = None
     seed: int = 0
+    treatment: Treatment = Treatment()
 
     def __init__(self, *, batch_size: int) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
         self.batch_size = batch_size
+        self.notes: list[str] = []
 
     def split(self, name: Split) -> Samples | Batches | None:
-        """The samples of one split; ``None`` where the data has no such split (only ``test`` may be missing)."""
+        """One split's samples, not augmented; ``None`` where there is no such split (only ``test`` may be missing)."""
         raise NotImplementedError(f"{type(self).__name__} does not implement split(name)")
 
     @staticmethod
@@ -56,6 +91,20 @@ class Data(LightningDataModule):
         """A batch from single samples, where a split gives those; stacks them unless a subclass says otherwise."""
         batch: Batch = default_collate(samples)
         return batch
+
+    def samples(self, name: Split) -> Samples | Batches | None:
+        """The split as it is used: that of training after the recipe's table and transforms."""
+        samples = self.split(name)
+        treatment = self.treatment
+        if samples is None or name != "train":
+            return samples
+        if treatment.stage is not None:
+            samples = Tabled(samples, treatment.table(), treatment.stage)
+        if treatment.is_random:
+            samples = Transformed(
+                samples, seed=self.seed, chain=treatment.chain, views=treatment.views, collate=self.collate
+            )
+        return samples
 
     @property
     def has_test(self) -> bool:
@@ -85,7 +134,7 @@ class Data(LightningDataModule):
         return self._loader("test", shuffle=False)
 
     def _loader(self, name: Split, *, shuffle: bool) -> Loader:
-        samples = self.split(name)
+        samples = self.samples(name)
         if samples is None:
             raise RunError(f"the data ({type(self).__name__}) has no {name} split")
         return Loader(
@@ -95,6 +144,7 @@ class Data(LightningDataModule):
             shuffle=shuffle,
             rank=self.trainer.global_rank if self.trainer else 0,
             world=self.trainer.world_size if self.trainer else 1,
+            variants=self.treatment.variants if name == "train" and self.treatment.is_random else 1,
             collate=self.collate,
             workers=self.workers,
         )

@@ -50,13 +50,23 @@ class EpochBatches(Sampler[list[int]]):
         shuffle: a new order each epoch; otherwise 0..n-1.
         rank: this process.
         world: number of processes.
+        variants: how many draws of each sample there are, which the epochs go through in turn; 0 for a new one in
+            every epoch. Draw ``v`` of row ``r`` is index ``v * n + r`` (see :class:`kdcore.data.augment.Transformed`).
 
     Raises:
         ValueError: a batch, or all the data, has fewer samples than there are ranks.
     """
 
     def __init__(
-        self, n: int, batch_size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0, world: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        variants: int = 1,
     ) -> None:
         if batch_size < world:
             raise ValueError(
@@ -66,7 +76,7 @@ class EpochBatches(Sampler[list[int]]):
         if n < world:
             raise ValueError(f"{n} samples cannot be divided over {world} process{'es' * (world > 1)}")
         self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.variants = rank, world, variants
         self.epoch = 0
         self.consumed = 0
         """Batches of this epoch that were handed out."""
@@ -98,11 +108,12 @@ class EpochBatches(Sampler[list[int]]):
         return full + (rest >= self.world)
 
     def indices(self) -> Iterator[Tensor]:
-        """The batches still to come in this epoch, this rank's samples of each: int64 (n_b,)."""
+        """The batches still to come in this epoch, this rank's samples and their draw: int64 (n_b,)."""
         self.consumed, self._skip = self._skip, 0
         starts = [batch * self.batch_size for batch in range(len(self))]
         sizes = [end - start for start, end in zip(starts, [*starts[1:], self.n], strict=True)]
-        for batch in islice(torch.split(self.order(), sizes), self.consumed, None):
+        variant = self.epoch % self.variants if self.variants else self.epoch
+        for batch in islice(torch.split(self.order() + variant * self.n, sizes), self.consumed, None):
             yield batch[self.rank :: self.world]
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -118,7 +129,7 @@ class Loader(DataLoader[Batch]):
 
     Args:
         dataset: gives whole batches or single samples.
-        batch_size, seed, shuffle, rank, world: see :class:`EpochBatches`.
+        batch_size, seed, shuffle, rank, world, variants: see :class:`EpochBatches`.
         collate: list of samples -> batch, for a dataset that gives single samples.
         workers: processes that load; they stay alive from epoch to epoch.
     """
@@ -132,10 +143,13 @@ class Loader(DataLoader[Batch]):
         shuffle: bool = False,
         rank: int = 0,
         world: int = 1,
+        variants: int = 1,
         collate: Callable[[list[Any]], Batch] = default_collate,
         workers: int = 0,
     ) -> None:
-        self.batches = EpochBatches(len(dataset), batch_size, seed=seed, shuffle=shuffle, rank=rank, world=world)
+        self.batches = EpochBatches(
+            len(dataset), batch_size, seed=seed, shuffle=shuffle, rank=rank, world=world, variants=variants
+        )
         super().__init__(
             cast("Any", dataset),
             batch_sampler=self.batches,

@@ -31,6 +31,23 @@ class Nested(Slot):
 
 
 @dataclass(frozen=True)
+class DataSlot(Slot):
+    """Data, with the keys that the core owns: what is done to training samples, whatever data gives them.
+
+    Attributes:
+        transform: a chain of transforms by name.
+        views: by name, further transforms of what ``transform`` gives.
+        variants: how many draws of each sample there are; 0 for a new one in every epoch.
+        table: the stage whose table selects and completes the samples.
+    """
+
+    transform: dict[str, Slot] = field(default_factory=dict)
+    views: dict[str, dict[str, Slot]] = field(default_factory=dict)
+    variants: int = 0
+    table: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelSlot(Slot):
     """A model, with the keys that the core owns."""
 
@@ -127,7 +144,7 @@ class Stage:
     name: str
     path: str
     task: Slot
-    data: Slot
+    data: DataSlot
     train: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     do: Slot | None = None
@@ -161,7 +178,7 @@ class Recipe:
     name: str
     seed: int
     task: Slot
-    data: Slot
+    data: DataSlot
     models: dict[str, ModelSlot]
     stages: dict[str, Stage]
     logger: Slot | None = None

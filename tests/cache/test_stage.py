@@ -62,8 +62,10 @@ def file(tmp_path: Path) -> Path:
 class Playing:
     """A stage, put together and, on request, trained; it counts how often each teacher is run."""
 
-    def __init__(self, file: Path, *overrides: str, seed: int = 0) -> None:
+    def __init__(self, file: Path, *overrides: str, seed: int = 0, plugin: Path | None = None) -> None:
         plugins = Plugins()
+        if plugin is not None:
+            plugins.load_file(plugin)
         recipe = read([file], list(overrides), plugins)
         self.folder = file.parent / "cache"
         self.stage: Stage = recipe.stages["distil"]
@@ -347,6 +349,72 @@ def test_a_seed_that_was_not_stored_is_named(file: Path, monkeypatch: pytest.Mon
     assert cast.cache is not None
     with pytest.raises(RunError, match=r"no sample with id \d+ and augmentation seed \d+"):
         cast.cache.attach(next(iter(playing.builder.data(playing.stage.data).train_dataloader())))
+
+
+AUGMENTED = "data.transform={noise: {use: local.noise}}"
+
+
+@pytest.fixture
+def noisy(file: Path) -> Path:
+    """A file with a random transform."""
+    path = file.parent / "noisy.py"
+    path.write_text(NOISE)
+    return path
+
+
+NOISE = """
+import torch
+from kdcore.hookspecs import hookimpl
+
+
+class Noise:
+    def __init__(self, *, by: float = 0.1) -> None:
+        self.by = by
+
+    def __call__(self, sample, seed):
+        drawn = torch.randn(sample["image"].shape, generator=torch.Generator().manual_seed(seed))
+        return {**sample, "image": sample["image"] + self.by * drawn}
+
+
+@hookimpl
+def kdcore_register(add):
+    add("transform", "noise", Noise)
+"""
+
+
+@pytest.mark.parametrize("variants", [1, 2])
+def test_every_draw_of_a_sample_is_cached(file: Path, noisy: Path, variants: int) -> None:
+    overrides = [AUGMENTED, f"data.variants={variants}"]
+    cached = Playing(file, CACHED, *overrides, plugin=noisy)
+    assert distance(cached.train(), Playing(file, *overrides, plugin=noisy).train()) == 0.0
+    assert cached.calls == {"teacher": 2 * 3}  # validation, after each of the two epochs
+    assert f"{1000 * variants} samples x 1 view" in cached.lines[0]
+
+
+def test_a_broken_cache_of_several_draws_is_completed(file: Path, noisy: Path) -> None:
+    overrides = [CACHED, AUGMENTED, "data.variants=2", "data.batch_size=300"]
+    whole = Playing(file, *overrides, plugin=noisy).train()
+    (place,) = [path for path in (file.parent / "cache").iterdir() if path.is_dir()]
+    manifest = place / "manifest.json"
+    assert manifest.is_file()
+    again = Playing(file, *overrides, plugin=noisy)
+    assert distance(again.train(), whole) == 0.0
+
+
+def test_draws_without_end_cannot_be_cached(file: Path, noisy: Path) -> None:
+    with pytest.raises(RecipeError, match="show every sample in a new way in every epoch") as found:
+        Playing(file, CACHED, AUGMENTED, plugin=noisy).assemble()
+    assert "set `data.variants` to how many ways each sample is shown in" in str(found.value)
+
+
+def test_the_order_of_transforms_is_part_of_what_a_cache_depends_on(file: Path, noisy: Path) -> None:
+    first = "data.transform={a: {use: local.noise}, b: {use: local.noise, by: 0.2}}"
+    second = "data.transform={b: {use: local.noise, by: 0.2}, a: {use: local.noise}}"
+    for override in (first, second):
+        playing = Playing(file, CACHED, override, "data.variants=1", plugin=noisy)
+        playing.assemble()
+        playing.fill()
+    assert len([path for path in playing.folder.iterdir() if path.is_dir()]) == 2
 
 
 def test_without_a_cache_nothing_is_planned(file: Path) -> None:

@@ -100,6 +100,10 @@ def lora(module: Any, *, rank: int) -> Any: ...
 def table(models: Any, data: Any, *, out: str) -> Any: ...
 
 
+class Flip:
+    def __init__(self, *, p: float = 0.5) -> None: ...
+
+
 class Attack:
     def __init__(self, *, radius: float) -> None: ...
 
@@ -143,6 +147,7 @@ TARGETS: dict[tuple[Kind, str], Any] = {
     ("projector", "conv1x1"): conv1x1,
     ("edit", "lora"): lora,
     ("action", "table"): table,
+    ("transform", "flip"): Flip,
     ("prepare", "attack"): Attack,
     ("callback", "gpu"): gpu,
     ("logger", "wandb"): wandb,
