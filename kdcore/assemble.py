@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ def assemble(builder: Builder, stage: Stage) -> BuiltStage:
     data = builder.data(stage.data)
     task = builder.task(stage.task, data)
     cast = _cast(builder, stage, task)
+    _compare_classes(builder, stage, cast, data.class_names)
     _start(builder, stage, cast)
     for follower in cast.followers.values():
         # before taps and compile, which a copy must not carry along
@@ -91,6 +92,26 @@ def _cast(builder: Builder, stage: Stage, task: Task) -> Cast:
         if name not in cast.trained:
             builder.add_teacher(cast, name)
     return cast
+
+
+def _compare_classes(builder: Builder, stage: Stage, cast: Cast, ours: tuple[str, ...] | None) -> None:
+    """A teacher whose classes have another order teaches wrong answers, and no gradient shows it."""
+    problems = [
+        Problem(
+            f"the weights of teacher `{name}` know the classes {_listed(theirs)} in this order, the data has "
+            f"{_listed(ours)}",
+            "give the data the teacher's order, or take weights that were trained with this one",
+            f"models.{name}.weights",
+        )
+        for name in cast.frozen
+        if ours is not None and (theirs := builder.class_names.get(name)) is not None and theirs != ours
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (f", ... ({len(names)})" if len(names) > 10 else "")
 
 
 def _start(builder: Builder, stage: Stage, cast: Cast) -> None:
@@ -179,7 +200,11 @@ class _Losses:
         reads = {name: _reads(slot, losses[name]) for name, slot in self._slots.items()}
         refs = {ref for slot in self._slots.values() for ref in _refs(slot)}
         self._cast.live = frozenset(
-            ref.model for name, slot in self._slots.items() if losses[name].live for ref in _refs(slot)
+            member
+            for name, slot in self._slots.items()
+            if losses[name].live
+            for ref in _refs(slot)
+            for member in self._cast.members(ref.model)
         )
         self._tap({ref.model for ref in refs}, {read.source for found in reads.values() for read in found})
         signals = self._dry_run(self._cast.order(refs))
@@ -207,9 +232,14 @@ class _Losses:
             if paths:
                 self._cast.taps[model] = Taps(self._cast.module(model), paths, model)
 
-    def _bind(self, name: str, slot: LossSlot, loss: Loss, signals: Mapping[Ref, Signals]) -> list[BoundLoss]:
-        """The loss in its slot; a tap with several activations makes one loss of each, ``kd@0``, ``kd@1``, ..."""
-        sites = _sites(slot, signals)
+    def _bind(self, name: str, slot: LossSlot, loss: Loss, given: Mapping[Ref, Signals]) -> list[BoundLoss]:
+        """The loss in its slot; a tap with several activations makes one loss of each, ``kd@0``, ``kd@1``, ...
+
+        A ``joint`` loss is one loss that reads all of them.
+        """
+        sites: list[tuple[str | None, ...]] = [(site,) for site in _sites(slot, given)]
+        if loss.joint and slot.signal is not None:
+            sites = [tuple(site for (site,) in sites)]
         tap = self._stage.taps.get((slot.signal or "").removeprefix("tap.").partition("@")[0])
         return [
             BoundLoss(
@@ -217,12 +247,12 @@ class _Losses:
                 loss if i == 0 else self._make(slot),
                 weight=self._builder.make("schedule", slot.weight) if isinstance(slot.weight, Slot) else slot.weight,
                 roles=slot.roles,
-                reads=reads_of(loss, slot.roles, signal=signal, read=slot.read),
+                reads=tuple(_site_reads(loss, slot, signals)),
                 resize=slot.resize,
                 projector=None if tap is None or tap.project is None else self._projector(tap.project),
-                follows_batch=signal is None and not slot.read,
+                follows_batch=signals == (None,) and not slot.read,
             )
-            for i, signal in enumerate(sites)
+            for i, signals in enumerate(sites)
         ]
 
     def _projector(self, slot: Slot) -> Callable[[torch.Size, torch.Size], nn.Module]:
@@ -254,6 +284,17 @@ def _reads(slot: LossSlot, loss: Loss) -> tuple[Read, ...]:
         return reads_of(loss, slot.roles, signal=slot.signal, read=slot.read)
     except RunError as error:
         raise RecipeError([Problem(str(error), path=slot.path)]) from error
+
+
+def _site_reads(loss: Loss, slot: LossSlot, sites: tuple[str | None, ...]) -> Iterator[Read]:
+    """What a loss reads at one site; at several, or where it is joint, each site's signal has a number of its own."""
+    for number, site in enumerate(sites):
+        for read in reads_of(loss, slot.roles, signal=site, read=slot.read):
+            is_bound = site is not None and read.source == site and loss.joint
+            if is_bound:
+                yield replace(read, name=f"{read.name}@{number}")
+            elif number == 0:
+                yield read
 
 
 def _refs(slot: LossSlot) -> list[Ref]:

@@ -84,7 +84,7 @@ class BoundLoss(nn.Module):
         return {ref for read in self.reads for ref in _refs(self.roles[read.of])}
 
     def setup(
-        self, signals: Mapping[Ref, Signals], facts: Mapping[str, int], models: Callable[[str], nn.Module]
+        self, signals: Mapping[Ref, Signals], facts: Mapping[str, Any], models: Callable[[str], nn.Module]
     ) -> None:
         """Size projectors and the loss's own parts from real signals.
 
@@ -102,7 +102,10 @@ class BoundLoss(nn.Module):
         # an example says nothing about the data: no batch statistics from it
         with torch.no_grad(), evaluating(self.projectors.values()):
             example = self._bind(signals)
-        self.loss.setup(example, facts, lambda role: models(self._model(role)))
+        try:
+            self.loss.setup(example, facts, lambda role: models(self._model(role)))
+        except (KeyError, ValueError) as error:
+            raise self._refused(error) from error
 
     def _model(self, role: str) -> str:
         if role not in self.roles:
@@ -124,8 +127,7 @@ class BoundLoss(nn.Module):
         try:
             found = self.loss(student, teacher, batch, **roles)
         except (KeyError, ValueError) as error:  # what a loss refuses; its docstring says which
-            message = error.args[0] if error.args else repr(error)
-            raise RunError(f"loss `{self.name}`: {message}") from error
+            raise self._refused(error) from error
         if isinstance(found, Total):
             return {self.name: found}
         if not isinstance(found, dict):
@@ -134,6 +136,9 @@ class BoundLoss(nn.Module):
                 "of them by name"
             )
         return {f"{self.name}.{part}": total for part, total in found.items()}
+
+    def _refused(self, error: Exception) -> RunError:
+        return RunError(f"loss `{self.name}`: {error.args[0] if error.args else repr(error)}")
 
     def count(self, batch: Batch) -> Tensor | None:
         """How many terms the batch will have, where the batch alone decides."""

@@ -11,19 +11,21 @@ import torch
 from torch import nn
 
 from kdcore.cast import Cast
-from kdcore.data.base import Data
+from kdcore.data.augment import Chain
+from kdcore.data.base import Data, Treatment
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.hookspecs import Kind
 from kdcore.plugins import Plugins
 from kdcore.recipe.content import digest
-from kdcore.recipe.schema import ModelSlot, Nested, Recipe, Slot, Stage
+from kdcore.recipe.schema import DataSlot, ModelSlot, Nested, Recipe, Slot, Stage
 from kdcore.registry import Component
+from kdcore.run.folder import read_json
 from kdcore.scores import Scores
 from kdcore.task import Task, set_input_statistics
 from kdcore.teachers import Composite, Ensemble, Follower, Frozen
 from kdcore.weights.fitting import fit_state
-from kdcore.weights.uris import scheme_of
+from kdcore.weights.uris import local_file, scheme_of
 
 
 @dataclass
@@ -45,6 +47,10 @@ class Builder:
     say: Callable[[str], None] = print
     pins: dict[str, str] = field(default_factory=dict)
     _models: dict[str, nn.Module | Composite] = field(default_factory=dict)
+    tables: dict[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    """What the stages with `do` have written, by stage."""
+    class_names: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    """The classes that the weights of a model were trained for, where a card beside them says so."""
     _learns: dict[str, set[str]] = field(default_factory=dict)
     _data: dict[str, Data] = field(default_factory=dict)
 
@@ -80,20 +86,46 @@ class Builder:
     def _value(self, value: Any) -> Any:
         if not isinstance(value, Nested):
             return value
-        return self.data(value) if value.kind == "data" else self.make("schedule", value)
+        return self._make_data(value) if value.kind == "data" else self.make("schedule", value)
 
     # ---- data, task, models
 
-    def data(self, slot: Slot) -> Data:
+    @property
+    def data_notes(self) -> list[str]:
+        """What a person should know of the data that was used so far, each once."""
+        return list(dict.fromkeys(note for data in self._data.values() for note in data.notes))
+
+    def data(self, slot: DataSlot) -> Data:
         """The data of a slot; equal slots share it."""
-        key = digest([slot.use, slot.args])
+        key = digest([slot, list(slot.transform), [list(chain) for chain in slot.views.values()]])
         if key not in self._data:
-            data: Data = self.make("data", slot)
-            data.seed = self.seed
-            data.prepare_data()
-            data.setup("fit")
-            self._data[key] = data
+            self._data[key] = self._make_data(slot)
+            self._data[key].treatment = self._treatment(slot)
         return self._data[key]
+
+    def _make_data(self, slot: Slot) -> Data:
+        data: Data = self.make("data", slot)
+        data.seed = self.seed
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    def _treatment(self, slot: DataSlot) -> Treatment:
+        def chain(slots: Mapping[str, Slot]) -> Chain:
+            return Chain({name: self.make("transform", one) for name, one in slots.items()})
+
+        return Treatment(
+            stage=slot.table,
+            table=lambda: self._table(slot),
+            chain=chain(slot.transform),
+            views={name: chain(slots) for name, slots in slot.views.items()},
+            variants=slot.variants,
+        )
+
+    def _table(self, slot: DataSlot) -> Mapping[str, torch.Tensor]:
+        if slot.table not in self.tables:
+            raise RunError(f"`{slot.path}.table` wants the table of stage `{slot.table}`, which has not been run")
+        return self.tables[slot.table]
 
     def task(self, slot: Slot, data: Data) -> Task:
         """The task, knowing what the data knows.
@@ -116,20 +148,20 @@ class Builder:
         task.facts = {**data.facts, **task.facts}
         return task
 
-    def model(self, name: str, facts: Mapping[str, int]) -> nn.Module | Composite:
+    def model(self, name: str, facts: Mapping[str, Any]) -> nn.Module | Composite:
         """A model of the recipe, made at first use with weights that do not depend on its name."""
         if name not in self._models:
             self._models[name] = self._make_model(self.recipe.models[name], facts)
         return self._models[name]
 
-    def net(self, name: str, facts: Mapping[str, int]) -> nn.Module:
+    def net(self, name: str, facts: Mapping[str, Any]) -> nn.Module:
         """Like :meth:`model`, for one that is a net of its own."""
         found = self.model(name, facts)
         if not isinstance(found, nn.Module):
             raise RunError(f"model `{name}` is composed of others; it has no weights of its own")
         return found
 
-    def _make_model(self, slot: ModelSlot, facts: Mapping[str, int]) -> nn.Module | Composite:
+    def _make_model(self, slot: ModelSlot, facts: Mapping[str, Any]) -> nn.Module | Composite:
         name = slot.path.rpartition(".")[2]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, slot.seed or 0, digest([slot.use, slot.args])))
@@ -140,12 +172,12 @@ class Builder:
                 model = self.make_edit(edit, model)
         if slot.weights is not None:
             self._load(name, slot, slot.weights, model)
+        # a factory may know what its net was trained with; the recipe's word goes before it
+        mean, std = (statistic(model, kind) if own is None else list(own) for kind, own in _statistics(slot))
         if slot.dtype is not None:
             _in_dtype(model, getattr(torch, slot.dtype))
         # after the weights' own type, which would round them
-        set_input_statistics(
-            model, None if slot.mean is None else list(slot.mean), None if slot.std is None else list(slot.std)
-        )
+        set_input_statistics(model, mean, std)
         self._learns[name] = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
         return model
 
@@ -154,8 +186,16 @@ class Builder:
         address = self.pins.get(name, uri)
         component = self.component("weights", Slot(f"{slot.path}.weights", scheme_of(address)))
         state, self.pins[name] = component.load()(address, runs=self.runs)
+        self.class_names[name] = self._known_classes(self.pins[name])
         for line in fit_state(model, state, partial=slot.partial, source=uri):
             self.say(f"model `{name}`: {line}")
+
+    def _known_classes(self, pinned: str) -> tuple[str, ...] | None:
+        """The classes that the card beside a file of weights names, in their order."""
+        file = local_file(pinned, runs=self.runs)
+        card = None if file is None else read_json(file.with_suffix(".json"))
+        names = card.get("class_names") if card is not None else None
+        return tuple(map(str, names)) if isinstance(names, list) else None
 
     def make_edit(self, slot: Slot, model: nn.Module) -> nn.Module:
         """Apply an edit, a pure function of a module and plain arguments."""
@@ -174,7 +214,11 @@ class Builder:
     def scores(self, stage: Stage, task: Task) -> Scores:
         """The metrics of a stage, empty; the task's primary metric is always among them."""
         slots = dict(stage.metrics)
-        slots.setdefault(task.primary[0], Slot(f"metrics.{task.primary[0]}", task.primary[0]))
+        name = task.primary[0]
+        # a plugin's task means its own plugin's metric, where there is one of that name
+        own = ".".join([*stage.task.use.split(".")[:-1], name])
+        use = name if self.plugins.registry.get("metric", own) is None else own
+        slots.setdefault(name, Slot(f"metrics.{name}", use))
         facts = {**task.facts, "class_axis": task.class_axis}
         return Scores({name: self.make("metric", slot, facts=facts) for name, slot in slots.items()})
 
@@ -198,6 +242,16 @@ class Builder:
         elif name not in cast.frozen:
             slot = self.recipe.models[name]
             cast.frozen[name] = Frozen(model, None if slot.dtype is None else getattr(torch, slot.dtype))
+
+
+def _statistics(slot: ModelSlot) -> tuple[tuple[str, tuple[float, ...] | None], ...]:
+    return ("input_mean", slot.mean), ("input_std", slot.std)
+
+
+def statistic(model: nn.Module, kind: str) -> list[float] | None:
+    """``input_mean`` or ``input_std`` of a net, as :func:`kdcore.task.set_input_statistics` has set it."""
+    found = getattr(model, kind, None)
+    return found.flatten().tolist() if isinstance(found, torch.Tensor) else None
 
 
 def _in_dtype(model: nn.Module, dtype: torch.dtype) -> None:

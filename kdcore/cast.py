@@ -53,6 +53,10 @@ class Cast:
             return self.followers[name].module
         raise RunError(f"`{name}` is no single net" if name in self.ensembles else f"no model `{name}` in this stage")
 
+    def members(self, name: str) -> tuple[str, ...]:
+        """The nets behind a name: itself, or those of an ensemble."""
+        return self.ensembles[name].of if name in self.ensembles else (name,)
+
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
         """Move or cast every teacher."""
         for holder in self.holders().values():

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from kdcore.binding import BoundLoss
 from kdcore.cast import Cast
 from kdcore.errors import RunError
-from kdcore.losses.base import Total
+from kdcore.losses.base import Total, has_schedule
 from kdcore.recipe.schema import Ref
 from kdcore.rng import get_state, set_state
 from kdcore.running import Running, not_finite
 from kdcore.schedules import Progress, Schedule, value_at
 from kdcore.scores import Scores
 from kdcore.signals import Batch, Signals
-from kdcore.teachers import states
 from kdcore.window import WINDOW
 
 NEVER = 2**62
@@ -77,10 +76,7 @@ class Distiller(pl.LightningModule):
         self._train_order = cast.order({ref for loss in losses for ref in loss.refs})
         watched = teachers[:1] if any(s.need_teacher for s in scores.values()) else ()
         self._val_order = cast.order({Ref(name) for name in (*cast.trained, *watched)})
-        # a schedule with a state may be a module
-        self._scheduled = any(callable(loss.weight) for loss in losses) or any(
-            callable(value) for loss in losses for value in (*vars(loss.loss).values(), *loss.loss.children())
-        )
+        self._scheduled = any(callable(loss.weight) or has_schedule(loss.loss) for loss in losses)
         self._running = Running()
         self._is_gated = False
         self._weights: tuple[list[Any], Tensor] = ([], torch.empty(0))
@@ -251,7 +247,13 @@ class Distiller(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise RunError(
+                f"stage `{self.stage_name}`: the data does not say how many batches it has, so schedules do not know "
+                "how far the stage is: set `trainer.max_steps`"
+            )
+        self._total_steps = max(1, int(steps))
         self._running.start(self.device)
         optimizer = self.optimizers(use_pl_optimizer=False)
         scales = self.trainer.scaler is not None  # a gradient scaler skips such updates itself
@@ -266,7 +268,9 @@ class Distiller(pl.LightningModule):
             loader: Any = self.trainer.train_dataloader
             if self._resumed["loader"]:
                 loader.load_state_dict(self._resumed["loader"])
-            set_state(self._resumed["rng"])
+            saved = self._resumed["rng"]  # on another number of ranks nothing continues exactly
+            if len(saved) == self.trainer.world_size:
+                set_state(saved[self.trainer.global_rank])
             self._resumed = None
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -304,12 +308,21 @@ class Distiller(pl.LightningModule):
         checkpoint["latest"] = self.latest
         loader: Any = self.trainer.train_dataloader
         checkpoint["loader"] = loader.state_dict() if hasattr(loader, "state_dict") else {}
-        checkpoint["rng"] = get_state()
-        checkpoint["followers"] = states(self.cast.followers)
+        checkpoint["rng"] = _of_all_ranks(get_state(), self.trainer.world_size)
+        checkpoint["followers"] = {name: one.state_dict() for name, one in self.cast.followers.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = {key: checkpoint[key] for key in ("loader", "rng")}
         self._running.load_state_dict(checkpoint["running"])
         self.latest = checkpoint["latest"]
         for name, state in checkpoint["followers"].items():
-            self.cast.followers[name].module.load_state_dict(state)
+            self.cast.followers[name].load_state_dict(state)
+
+
+def _of_all_ranks(state: dict[str, Any], world: int) -> list[dict[str, Any]]:
+    """Each rank's own, by rank: with one state for all, their dropout masks would be equal after a resume."""
+    if world == 1:
+        return [state]
+    states: list[dict[str, Any]] = [{}] * world
+    torch.distributed.all_gather_object(states, state)
+    return states

@@ -24,7 +24,7 @@ class Task:
     primary: ClassVar[tuple[str, str]] = ("accuracy", "max")
     class_axis: ClassVar[int] = -1
 
-    facts: dict[str, int]
+    facts: dict[str, Any]
 
     def prepare(self, batch: Batch, models: Callable[[str], nn.Module]) -> Batch:
         """Make views or sample from the student, on the device, before signals are computed."""

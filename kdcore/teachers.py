@@ -87,10 +87,13 @@ class Follower:
     of: str
     decay: float | None
     holder: Frozen | None = field(default=None, repr=False)
+    _average: list[Tensor] | None = field(default=None, repr=False)
+    """The moving average in float32, where the copy itself is held in half precision."""
 
     def follow(self, live: nn.Module) -> None:
         """Start as a copy of the live model."""
         self.holder = Frozen(copy.deepcopy(live))
+        self._average = None
 
     @property
     def module(self) -> nn.Module:
@@ -111,8 +114,17 @@ class Follower:
         """Move the average a step: ``average = decay * average + (1 - decay) * live``; buffers are copied."""
         if self.decay is None:
             return
-        averages = [p.detach() for p in self.module.parameters()]
-        torch._foreach_lerp_(averages, [p.detach() for p in live.parameters()], 1.0 - self.decay)
+        mine = [p.detach() for p in self.module.parameters()]
+        theirs = [p.detach() for p in live.parameters()]
+        if all(p.dtype in (torch.float32, torch.float64) for p in mine):
+            torch._foreach_lerp_(mine, theirs, 1.0 - self.decay)
+        else:  # a step of 1 - decay is below what half precision tells apart: the average would stand still
+            if self._average is None:
+                self._average = [p.float() for p in mine]
+            # a checkpoint is read before the nets are moved to their device
+            self._average = [a.to(p.device) for a, p in zip(self._average, mine, strict=True)]
+            torch._foreach_lerp_(self._average, [p.float() for p in theirs], 1.0 - self.decay)
+            torch._foreach_copy_(mine, self._average)
         self._copy_buffers(live)
 
     @torch.no_grad()
@@ -120,6 +132,15 @@ class Follower:
         """Copy the live model, where this follower is a snapshot."""
         if self.decay is None:
             self.module.load_state_dict(live.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The copy's weights, and the float32 average where there is one (both are in no module tree)."""
+        return {"weights": self.module.state_dict(), "average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.module.load_state_dict(state["weights"])
+        self._average = state["average"]
 
     def _copy_buffers(self, live: nn.Module) -> None:
         for mine, theirs in zip(self.module.buffers(), live.buffers(), strict=True):
@@ -157,7 +178,3 @@ def snapshot(*, of: str, every: Literal["epoch"] = "epoch") -> Follower:
     """
     return Follower(of, None)
 
-
-def states(followers: Mapping[str, Follower]) -> dict[str, dict[str, Tensor]]:
-    """The weights of all followers, for a checkpoint (they are in no module tree)."""
-    return {name: follower.module.state_dict() for name, follower in followers.items()}

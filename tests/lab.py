@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
@@ -111,10 +112,19 @@ class Lab:
             mode=built.cast.task.primary[1],
         )
 
-    def fit(self, built: BuiltStage, *callbacks: Any, resume: Path | None = None, **settings: Any) -> pl.Trainer:
-        """Train a stage; no checkpoints and no validation unless ``settings`` say so."""
-        quick = {"enable_checkpointing": False, "limit_val_batches": 0, "log_every_n_steps": 1}
-        trainer = self.trainer(built, *callbacks, **{**quick, **settings})
+    def fit(
+        self,
+        built: BuiltStage,
+        *callbacks: Any,
+        resume: Path | None = None,
+        checkpoints: bool = False,
+        **settings: Any,
+    ) -> pl.Trainer:
+        """Train a stage; no checkpoints and no validation unless asked for."""
+        trainer = self.trainer(built, *callbacks, **{"limit_val_batches": 0, "log_every_n_steps": 1, **settings})
+        if not checkpoints:
+            kept = [one for one in trainer.callbacks if not isinstance(one, Checkpoint)]  # type: ignore[attr-defined]
+            trainer.callbacks = kept  # type: ignore[attr-defined]
         trainer.fit(built.distiller, datamodule=built.data, ckpt_path=resume, weights_only=True)
         return trainer
 

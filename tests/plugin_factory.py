@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdcore import discovery
 from kdcore.errors import Problem
 from kdcore.plugins import Plugins
 from kdcore.registry import Component
@@ -45,8 +47,15 @@ class PluginFactory:
         self.site = site
         self._monkeypatch = monkeypatch
         monkeypatch.syspath_prepend(str(site))
+        # plugins that are really installed are not what these tests are about
+        real = discovery.distributions
+        monkeypatch.setattr(discovery, "distributions", lambda: [one for one in real() if self._is_fake(one)])
         monkeypatch.delenv("KDCORE_PLUGINS", raising=False)
         monkeypatch.delenv("KDCORE_TRACE", raising=False)
+
+    def _is_fake(self, distribution: Distribution) -> bool:
+        declares = "[kdcore]" in (distribution.read_text("entry_points.txt") or "")
+        return not declares or self.site.parent in Path(str(distribution.locate_file(""))).parents
 
     def install(
         self,

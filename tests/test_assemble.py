@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lab import Lab, batches, ce, copy_of, distance, kd, logits, weights
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcore.errors import RecipeError, RunError
+from kdcore.losses.kl import KL
+from kdcore.recipe.schema import Ref
 
 SGD = "optimizer={use: sgd, lr: 0.5, momentum: 0, weight_decay: 0}"
 
@@ -273,6 +276,65 @@ def test_a_tap_of_several_activations_makes_a_loss_of_each(lab: Lab) -> None:
         assert distance(weights(loss.projectors), was) > 1e-5
 
 
+@pytest.mark.parametrize(("paths", "factors"), [("blocks.(0..1)", (1, 2)), ("blocks.0", (1,))])
+def test_a_joint_loss_reads_all_activations_of_a_tap(lab: Lab, paths: str, factors: tuple[int, ...]) -> None:
+    built = lab.stage(
+        "models.teacher={use: convnet, width: 4, depth: 2, norm: none}",
+        "models.student={use: convnet, width: 2, depth: 2, norm: none}",
+        f"taps={{mid: {{student: {paths}, teacher: {paths}, project: conv1x1}}}}",
+        "stages.distil.losses={kd: {use: local.pyramid, at: mid}}",
+    )
+    (loss,) = built.losses
+    assert [read.name for read in loss.reads if read.role == "student"] == [f"feature@{i}" for i in range(len(factors))]
+    assert len(loss.projectors) == len(factors)
+    loss.projectors.eval()
+    batch = next(batches(built))
+    signals = built.cast.run(built.cast.order(loss.refs), batch)
+    ours, theirs = (signals[ref] for ref in (Ref("student"), Ref("teacher")))
+    names = sorted(name for name in ours if name.startswith("tap."))
+    expected = sum(
+        factor * (loss.projectors[f"feature@{i}"](ours[name]) - theirs[name]).square().mean()
+        for i, (factor, name) in enumerate(zip(factors, names, strict=True))
+    )
+    (total,) = loss(signals, batch).values()
+    torch.testing.assert_close(total.sum, expected)
+
+
+def test_transforms_and_views_of_the_recipe_reach_the_models(lab: Lab) -> None:
+    built = lab.stage(
+        "data.transform={base: {use: local.shift}}",
+        "data.views={weak: {}, strong: {more: {use: local.shift, by: 9}}}",
+        "stages.distil.losses={kd: {use: kl, student: student@strong, teacher: teacher@weak}}",
+    )
+    teacher, student = built.cast.frozen["teacher"].module, built.cast.trained["student"]
+    seen = Calls(teacher), Calls(student)
+    first, *_ = list(batches(built))
+    lab.fit(built)
+    assert torch.equal(seen[0].inputs[0], first["image"])
+    added = seen[1].inputs[0] - first["image"]
+    assert bool((added >= 0).all())
+    assert added.max().item() > 2
+    assert first["seed"].shape == (16,)
+
+
+def test_a_live_loss_reaches_the_members_of_an_ensemble(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KL, "live", True)
+    built = lab.stage(
+        "models.second={use: mlp, hidden: [5]}",
+        "models.both={use: ensemble, of: [teacher, second]}",
+        "stages.also={train: second, losses: {ce: {use: cross_entropy}}}",
+        "stages.late={train: student, teachers: [both]}",
+        name="late",
+    )
+    assert built.cast.live >= {"teacher", "second"}
+
+
+def test_data_of_unknown_length_needs_max_steps(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl.Trainer, "estimated_stepping_batches", float("inf"))
+    with pytest.raises(RunError, match=r"does not say how many batches it has, .*: set `trainer.max_steps`"):
+        lab.fit(lab.stage())
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "found"),
     [
@@ -349,7 +411,7 @@ def test_signal_names_a_tap_as_at_does(lab: Lab) -> None:
 
 def test_views_each_model_sees_its_own(lab: Lab) -> None:
     built = lab.stage(
-        "data.views=true",
+        "data.own_views=true",
         "stages.distil.losses="
         "{kd: {use: kl, teacher: teacher@weak, student: student@strong}, ce: {use: cross_entropy}}",
         SGD,
@@ -369,7 +431,7 @@ def test_views_each_model_sees_its_own(lab: Lab) -> None:
 
 
 def test_a_view_that_the_data_does_not_give_is_named(lab: Lab) -> None:
-    built = lab.stage("data.views=true", "losses.kd.teacher=teacher@weka")
+    built = lab.stage("data.own_views=true", "losses.kd.teacher=teacher@weka")
     with pytest.raises(RunError, match=r"model `teacher` is to see the view `weka`: .*\(views: strong, weak\)"):
         lab.fit(built)
 
@@ -535,7 +597,7 @@ def test_lightnings_weight_averaging_averages_the_student(lab: Lab, norm: str) -
             history.append(weights(module.students["student"]))
 
     lab.fit(plain, Watch())
-    lab.fit(built, WeightAveraging(), limit_val_batches=1.0, enable_checkpointing=True, log_every_n_steps=5)
+    lab.fit(built, WeightAveraging(), limit_val_batches=1.0, checkpoints=True, log_every_n_steps=5)
     found = weights(built.cast.trained["student"])
     for name, value in found.items():
         if value.is_floating_point():

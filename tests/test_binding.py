@@ -60,6 +60,20 @@ def two(ours: Tensor, theirs: Tensor) -> dict[Ref, Signals]:
     return signals(student={"logits": ours}, teacher={"logits": theirs})
 
 
+class Unwilling(Loss):
+    def setup(self, example: Any, facts: Any, models: Any) -> None:
+        raise ValueError("four stages, not three")
+
+
+def test_what_a_loss_refuses_in_setup_is_said_with_its_name() -> None:
+    bound = BoundLoss(
+        "csf", Unwilling(), weight=1.0, roles={"student": Ref("student"), "teacher": Ref("teacher")},
+        reads=reads_of(Unwilling(), {"student": Ref("student"), "teacher": Ref("teacher")}, signal=None, read={}),
+    )  # fmt: skip
+    with pytest.raises(RunError, match=r"^loss `csf`: four stages, not three$"):
+        bound.setup(two(torch.zeros(2, 3), torch.zeros(2, 3)), {}, lambda name: nn.Identity())
+
+
 # --- what a loss reads ------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,42 @@ def test_first_weights_depend_on_the_seeds_and_the_content(lab: Lab) -> None:
     assert distance(start(lab, "student", seed=0), student) == 0
     other = start(lab, "student", "models.student.dropout=0.1")
     assert torch.equal(other["head.bias"], student["head.bias"]) is False
+
+
+def test_a_plugins_task_is_chosen_by_a_metric_of_its_own_plugin(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN_METRIC)
+    lab.plugins.load_file(file)
+    built = lab.stage("task={use: local.twisted}", "stages.distil.losses={kd: {use: kl}}")
+    (scores,) = built.distiller.scores.values()
+    assert type(scores.metrics["twist"]).__name__ == "Twist"
+    assert built.distiller.monitored == "distil/val/twist"
+    core = lab.stage("task={use: classify}")
+    assert list(core.distiller.scores["student"].metrics) == ["accuracy"]
+
+
+OWN_METRIC = """
+from typing import ClassVar
+
+from kdcore.hookspecs import hookimpl
+from kdcore.metrics.accuracy import Accuracy
+from kdcore.tasks.classify import Classify
+
+
+class Twist(Accuracy):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Twisted(Classify):
+    primary: ClassVar[tuple[str, str]] = ("twist", "max")
+
+
+@hookimpl
+def kdcore_register(add):
+    add("task", "twisted", Twisted)
+    add("metric", "twist", Twist)
+"""
 
 
 def test_making_a_model_leaves_the_generator_alone(lab: Lab) -> None:

@@ -42,6 +42,10 @@ def test_two_processes_give_the_weights_of_one(tmp_path: Path) -> None:
     # more than the initial weights are compared
     assert two.report()["models"]["teacher"]["metrics"] == one.report()["models"]["teacher"]["metrics"]
 
+    # each rank goes on with its own random numbers
+    for folder, ranks in ((single, 1), (double, 2)):
+        assert len(torch.load(folder / "distil" / "last.ckpt", weights_only=True)["rng"]) == ranks
+
     lines = out.splitlines()
     assert len(lines) == len(set(lines)), out
     assert lines[0] == f"run folder: {double}"

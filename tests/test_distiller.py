@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcore.errors import RunError
+from kdcore.rng import get_state, set_state
 
 Objective = Callable[[Tensor, Tensor, dict[str, Any], float], Tensor]
 
@@ -289,8 +290,27 @@ def test_an_infinite_loss_is_named_with_its_value(lab: Lab) -> None:
     assert distance(weights(student), before) == 0
 
 
+def test_each_rank_resumes_with_its_own_random_numbers(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kdcore import distiller
+
+    def gather(states: list[Any], state: Any) -> None:
+        torch.manual_seed(99)
+        states[:] = [get_state(), state]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    torch.manual_seed(5)
+    mine = get_state()
+    expected = torch.rand(3)
+    saved = distiller._of_all_ranks(mine, 2)
+    assert len(saved) == 2
+    set_state(saved[1])
+    assert torch.equal(torch.rand(3), expected)
+    set_state(saved[0])
+    assert not torch.equal(torch.rand(3), expected)
+
+
 def test_the_last_checkpoint_is_good_and_a_run_goes_on_from_it(lab: Lab) -> None:
-    settings: dict[str, Any] = {"enable_checkpointing": True, "log_every_n_steps": 50}
+    settings: dict[str, Any] = {"checkpoints": True, "log_every_n_steps": 50}
     overrides = (
         "trainer.max_epochs=3",
         "optimizer={use: adamw, lr: 0.01}",

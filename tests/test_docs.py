@@ -28,7 +28,7 @@ from kdcore.discovery import FIRST_PARTY
 from kdcore.errors import PluginError, Problem, RecipeError, RunError
 from kdcore.hookspecs import KDCORE_API, KINDS
 from kdcore.plugins import Plugins
-from kdcore.recipe import check, losses, models, nodes, overrides, parse, schema, stages, start, trainer, types
+from kdcore.recipe import check, data, losses, models, nodes, overrides, parse, schema, stages, start, trainer, types
 from kdcore.recipe.arguments import split_arguments
 from kdcore.report import statistics
 from kdcore.report.page import ModelResult, Pair, SeedResult, build_report
@@ -167,6 +167,7 @@ def test_the_generator_needs_no_torch() -> None:
 
 KEYS: dict[str, Collection[str]] = {
     "recipe": check.KEYS,
+    "data": data.CORE,
     "model": ("use", *models.CORE),
     "composite models": models.COMPOSITES,
     "stage": stages.KEYS,
@@ -216,6 +217,7 @@ def test_no_table_of_keys_goes_unchecked() -> None:
         (schema.Recipe, check.KEYS, {"source", "files", "overrides", "warnings"}),
         (schema.ModelSlot, KEYS["model"], {"path", "args"}),
         (schema.LossSlot, KEYS["loss"], {"path", "args", "roles"}),
+        (schema.DataSlot, KEYS["data"], {"path", "use", "args"}),
         (schema.Optimizer, KEYS["optimizer"], {"path", "args"}),
         (schema.Stage, KEYS["stage"], {"name", "path", "left_out"}),
         (schema.Cache, KEYS["cache"], set()),
@@ -246,6 +248,7 @@ def shown(value: Any) -> str:
     ("table", "column", "schema_class"),
     [
         ("model", 2, schema.ModelSlot),
+        ("data", 2, schema.DataSlot),
         ("loss", 2, schema.LossSlot),
         ("cache", 2, schema.Cache),
         ("stage", 2, schema.Stage),

@@ -15,7 +15,7 @@ from kdcore.distiller import Distiller
 from kdcore.errors import RunError
 from kdcore.signals import Signals
 from kdcore.taps import Taps
-from kdcore.teachers import Ensemble, Follower, Frozen, ema, ensemble, snapshot, states
+from kdcore.teachers import Ensemble, Follower, Frozen, ema, ensemble, snapshot
 
 
 def distiller(teacher: Frozen) -> Distiller:
@@ -272,10 +272,40 @@ def test_tied_weights_stay_tied_in_the_follower() -> None:
     torch.testing.assert_close(follower.module.a.weight.detach(), old + 0.5)
 
 
-def test_states_hold_the_weights_of_every_follower() -> None:
-    followers = {"mean": ema(of="student"), "last": snapshot(of="student")}
-    for follower in followers.values():
-        follower.follow(net(3))
-    found = states(followers)
-    assert found.keys() == {"mean", "last"}
-    assert torch.equal(found["last"]["0.weight"], net(3)[0].weight)
+def test_the_state_of_a_follower_brings_another_one_to_where_it_was() -> None:
+    follower, other = ema(of="student", decay=0.5), ema(of="student", decay=0.5)
+    follower.follow(net(3))
+    other.follow(net(4))
+    other.load_state_dict(follower.state_dict())
+    assert torch.equal(other.module[0].weight, net(3)[0].weight)  # type: ignore[index,union-attr]
+
+
+def test_an_average_in_half_precision_does_not_stand_still() -> None:
+    live, follower = net(3).bfloat16(), ema(of="student", decay=0.999)
+    follower.follow(live)
+    before = live[0].weight.detach().float().clone()  # type: ignore[union-attr]
+    with torch.no_grad():
+        live[0].weight.add_(1.0)  # type: ignore[union-attr]
+    for _ in range(500):
+        follower.after_step(live)
+    moved = (follower.module[0].weight.detach().float() - before).mean()  # type: ignore[index,union-attr]
+    assert moved.item() == pytest.approx(1 - 0.999**500, abs=0.01)
+
+
+def test_a_resumed_average_in_half_precision_is_the_uninterrupted_one() -> None:
+    live, whole, broken, resumed = net(3).bfloat16(), *(ema(of="student", decay=0.999) for _ in range(3))
+    for follower in (whole, broken, resumed):
+        follower.follow(live)
+    with torch.no_grad():
+        live[0].weight.add_(1.0)  # type: ignore[union-attr]
+    for _ in range(4):
+        whole.after_step(live)
+    for _ in range(2):
+        broken.after_step(live)
+    resumed.load_state_dict(copy.deepcopy(broken.state_dict()))
+    for _ in range(2):
+        resumed.after_step(live)
+    for name, tensor in whole.state_dict()["weights"].items():
+        assert torch.equal(resumed.state_dict()["weights"][name], tensor)
+    for mine, theirs in zip(resumed.state_dict()["average"], whole.state_dict()["average"], strict=True):
+        assert torch.equal(mine, theirs)

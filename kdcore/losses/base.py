@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -38,12 +39,15 @@ class Loss(nn.Module):
         relational: the value couples the samples of a batch, so it is not additive over a split: it
             refuses gradient accumulation.
         live: the teacher is run with gradients although it is frozen.
+        joint: where ``at:`` names a tap with several activations, one instance reads all of them, as ``<signal>@0``,
+            ``<signal>@1``, ... (a single one is ``<signal>@0``), instead of one instance each.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.logits", "teacher.logits"})
     signal: ClassVar[str] = "logits"
     relational: ClassVar[bool] = False
     live: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
 
     class_axis: int = -1
     """Axis of the classes in ``logits``; set from the task before :meth:`setup`."""
@@ -51,7 +55,7 @@ class Loss(nn.Module):
     """How far the stage is; set by the Distiller before each step when anything is scheduled."""
 
     def setup(
-        self, example: Mapping[str, Signals], facts: Mapping[str, int], models: Callable[[str], nn.Module]
+        self, example: Mapping[str, Signals], facts: Mapping[str, Any], models: Callable[[str], nn.Module]
     ) -> None:
         """Make trainable parts, sized from real signals.
 
@@ -72,6 +76,11 @@ class Loss(nn.Module):
     def now(self, value: Scheduled) -> float | Tensor:
         """A parameter annotated ``Scheduled``, at the current progress."""
         return value_at(value, self.progress)
+
+
+def has_schedule(loss: Loss) -> bool:
+    """Whether any parameter that a recipe may set holds a schedule (which may be a module, as trained parts are)."""
+    return any(callable(getattr(loss, name, None)) for name in inspect.getfullargspec(type(loss).__init__).kwonlyargs)
 
 
 def masked_total(terms: Tensor, batch: Batch) -> Total:

@@ -14,6 +14,7 @@ from kdcore.errors import PluginError, Problem, RecipeError
 from kdcore.hookspecs import Kind
 from kdcore.recipe.context import Context
 from kdcore.recipe.context import Finder as Finder
+from kdcore.recipe.data import read_data
 from kdcore.recipe.interpolation import environment_values
 from kdcore.recipe.load import Document, in_order, load
 from kdcore.recipe.models import read_models
@@ -63,7 +64,8 @@ def check(document: Document, finder: Finder, *, alone: bool = True) -> tuple[Re
             context.error(root, f"there is no `{key}:`", _MISSING[key])
     stages = stage_nodes(context, root, alone)
     models = read_models(context, _model_nodes(context, root, stages))
-    task, data = _part(context, "task", root), _part(context, "data", root)
+    task = None if "task" not in root.items else context.slot("task", root.items["task"], "task")
+    data = None if "data" not in root.items else read_data(context, root.items["data"], "data")
     read = read_stages(context, root, stages, models)
     logger = _logger(context, root)
     warnings = in_order([*document.warnings, *context.warnings], document.files)
@@ -169,14 +171,9 @@ def _seed(context: Context, root: Node) -> int:
     return seed
 
 
-def _part(context: Context, kind: Kind, root: Node) -> Slot | None:
-    node = root.items.get(kind)
-    return None if node is None else context.slot(kind, node, kind)
-
-
 def _model_nodes(context: Context, root: Node, stages: Mapping[str, Node]) -> dict[str, Node]:
     """The models as written; the default stages add `alone`, the same net as the student."""
-    nodes = context.named(root.items.get("models"))
+    nodes = context.modules(root.items.get("models"))
     by_default = root.items.get("stages", Node(None)).value is None
     if by_default and "alone" in stages and "student" in nodes:
         nodes.setdefault("alone", nodes["student"])

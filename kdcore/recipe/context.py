@@ -17,6 +17,20 @@ from kdcore.registry import Component, Parameter
 NAME = re.compile(r"[^\W\d][\w-]*")
 """What models, stages, losses and everything else that a recipe names may be called."""
 
+RESERVED = frozenset(
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches
+    eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items keys
+    load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+    register_backward_hook
+    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
+    register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+    set_extra_state set_submodule share_memory state_dict to to_empty train training type update values xpu zero_grad
+    """.split()  # noqa: SIM905
+)
+"""What torch's own containers call their parts: a model, loss or metric of that name would hide one."""
+
 _T = TypeVar("_T")
 
 
@@ -87,6 +101,13 @@ class Context:
             if not NAME.fullmatch(key):
                 self.error(child, f"`{key}` is no name", "use letters, digits, `_` and `-`, and start with a letter")
         return {key: child for key, child in self.mapping(node).items() if NAME.fullmatch(key)}
+
+    def modules(self, node: Node | None) -> dict[str, Node]:
+        """Like :meth:`named`, for what becomes a module among others."""
+        named = self.named(node)
+        for key in named.keys() & RESERVED:
+            self.error(named[key], f"`{key}` is a word that torch keeps for itself", f"call it `{key}_`, or otherwise")
+        return named
 
     def known_keys(self, node: Node, known: Collection[str], of: str) -> None:
         """Every other key of the mapping is an error."""

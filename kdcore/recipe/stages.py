@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -9,11 +10,12 @@ from itertools import combinations
 from kdcore.errors import did_you_mean
 from kdcore.hookspecs import Kind
 from kdcore.recipe.context import Context
+from kdcore.recipe.data import check_table, read_data
 from kdcore.recipe.losses import LeftOut, Roles, needs_teacher, read_loss, read_taps
 from kdcore.recipe.models import COMPOSITES, FOLLOWERS, Models, refuse_equal
 from kdcore.recipe.nodes import Merge, Node
 from kdcore.recipe.overrides import REPLACED
-from kdcore.recipe.schema import LossSlot, Slot, Stage
+from kdcore.recipe.schema import DataSlot, LossSlot, Slot, Stage
 from kdcore.recipe.start import read_cache, read_freeze, read_init
 from kdcore.recipe.trainer import DEFAULT_OPTIMIZER, read_optimizer, read_trainer
 
@@ -23,7 +25,6 @@ MERGED = ("data", "optimizer", "trainer", "task")
 KEYS = ("train", "teachers", "do", *REPLACED, *MERGED, "init", "freeze", "cache", "keep", "once")
 ACTION_KEYS = ("do", "data", "task", "once")
 """Keys of a stage that runs an action instead of training."""
-_NOTHING = Slot("", "")
 
 
 def stage_nodes(context: Context, root: Node, alone: bool) -> dict[str, Node]:
@@ -52,10 +53,27 @@ def stage_nodes(context: Context, root: Node, alone: bool) -> dict[str, Node]:
     return {name: node for name, node in nodes.items() if alone or name != "alone"}
 
 
+def _refuse_other_devices(context: Context, nodes: Mapping[str, Node], stages: Mapping[str, Stage]) -> None:
+    """The processes of a run are started once, and every stage runs in all of them."""
+    training = [stage for stage in stages.values() if stage.train]
+    for stage in training[1:]:
+        for key in DEVICES:
+            first, here = training[0].trainer.get(key), stage.trainer.get(key)
+            if first != here:
+                what = f"stage `{stage.name}` has `{key}: {here}`, stage `{training[0].name}` has `{key}: {first}`"
+                hint = "write it in the recipe's `trainer:`, once for all stages"
+                context.error(nodes[stage.name].items.get("trainer", nodes[stage.name]), what, hint)
+
+
 def read_stages(context: Context, root: Node, nodes: Mapping[str, Node], models: Models) -> dict[str, Stage]:
     """Check the stages in order; later ones may build on the models that earlier ones trained."""
     ready: set[str] = set()
-    stages = {name: _Reader(context, root, models, name, node, ready).read() for name, node in nodes.items()}
+    stages: dict[str, Stage] = {}
+    for name, node in nodes.items():
+        if _TAKEN.fullmatch(name):
+            context.error(node, f"a stage cannot be called `{name}`", "the run folder has one of that name already")
+        stages[name] = _Reader(context, root, models, name, node, ready, dict(stages)).read()
+    _refuse_other_devices(context, nodes, stages)
     cache = root.items.get("cache")
     of = None if cache is None else cache.items.get("of")
     taught = {teacher for stage in stages.values() for teacher in stage.teachers}
@@ -64,12 +82,19 @@ def read_stages(context: Context, root: Node, nodes: Mapping[str, Node], models:
     return stages
 
 
+DEVICES = ("accelerator", "devices", "num_nodes", "strategy")
+"""Settings of the trainer that say which processes there are."""
+
+_TAKEN = re.compile(r"seed-\d+|wandb")
+
+
 @dataclass
 class _Reader:
     """Reads one stage.
 
     Attributes:
         ready: models that hold weights worth having when the stage starts; the stage adds its own.
+        before: the stages read so far.
     """
 
     context: Context
@@ -78,6 +103,7 @@ class _Reader:
     name: str
     node: Node
     ready: set[str]
+    before: Mapping[str, Stage]
 
     @property
     def path(self) -> str:
@@ -96,14 +122,16 @@ class _Reader:
                 )
         self.context.known_keys(self.node, KEYS, "a stage")
         once = self.context.convert(items.get("once"), "bool", False)
-        task, data = self._part("task"), self._part("data")
+        task, data = self._task(), self._data()
         self._check_facts(action)
         if action:
             do = self.context.slot("action", items["do"], f"{self.path}.do")
-            return Stage(self.name, self.path, task, data, do=do, once=once)
+            stage = Stage(self.name, self.path, task, data, do=do, once=once)
+            self._check_once(stage, set(self.models.nodes))
+            return stage
         return self._training(task, data, once)
 
-    def _training(self, task: Slot, data: Slot, once: bool) -> Stage:
+    def _training(self, task: Slot, data: DataSlot, once: bool) -> Stage:
         items, path = self.node.items, self.path
         train, teachers = self._cast()
         taps = read_taps(self.context, self._section("taps"), Roles(self.name, train, teachers, self.models.nodes, {}))
@@ -135,7 +163,21 @@ class _Reader:
         )
         self.ready |= {*train, *init}
         self._check_taught(stage)
+        bound = [ref for loss in losses.values() for ref in loss.roles.values()]
+        roled = {one.model for ref in bound for one in (ref if isinstance(ref, tuple) else (ref,))}
+        named = {*train, *teachers, *roled, *(one.source for one in init.values())}
+        self._check_once(stage, named.union(*(self.models.members(name) for name in named)))
         return stage
+
+    def _check_once(self, stage: Stage, models: set[str]) -> None:
+        """A stage that is run once for all seeds cannot build on what each seed has of its own."""
+        if not stage.once:
+            return
+        for earlier in self.before.values():
+            if not earlier.once and (models & set(earlier.train) or stage.data.table == earlier.name):
+                what = f"stage `{stage.name}` runs once for all seeds, but builds on `{earlier.name}`, which does not"
+                hint = f"write `once: true` in `{earlier.name}` too, or take it out here"
+                self.context.error(self.node.items["once"], what, hint)
 
     # ---- what the recipe says at its top
 
@@ -147,14 +189,22 @@ class _Reader:
         return found
 
     def _section(self, key: str) -> dict[str, Node]:
-        return self.context.named(self.node.items.get(key, self.root.items.get(key)))
+        node = self.node.items.get(key, self.root.items.get(key))
+        return self.context.modules(node) if key in ("losses", "metrics") else self.context.named(node)
 
     def _path_of(self, key: str) -> str:
         return f"{self.path}.{key}" if key in self.node.items else key
 
-    def _part(self, kind: Kind) -> Slot:
-        node = self._merged(kind)
-        return (None if node is None else self.context.slot(kind, node, self._path_of(kind))) or _NOTHING
+    def _task(self) -> Slot:
+        node = self._merged("task")
+        return (None if node is None else self.context.slot("task", node, self._path_of("task"))) or Slot("", "")
+
+    def _data(self) -> DataSlot:
+        node = self._merged("data")
+        data = None if node is None else read_data(self.context, node, self._path_of("data"))
+        if node is not None and data is not None and data.table is not None:
+            check_table(self.context, node.items["table"], data.table, self.name, self.before)
+        return data or DataSlot("", "")
 
     def _slots(self, kind: Kind, key: str) -> dict[str, Slot]:
         slots = {name: self.context.slot(kind, node) for name, node in self._section(key).items()}

@@ -20,6 +20,7 @@ ELSEWHERE = {
     "logger": "write it under `logger:` at the top of the recipe",
     "plugins": "kdcore chooses them; `precision:` and `strategy:` are free",
     "default_root_dir": "choose the folder with --runs DIR",
+    "enable_checkpointing": "a run goes on from its checkpoints; `keep: last` ends a stage with its last weights",
 }
 """Parameters of the trainer that a recipe does not set, and what to do instead."""
 
@@ -33,6 +34,9 @@ def read_trainer(context: Context, node: Node | None) -> dict[str, Any]:
     parameters = context.read_source(node, _TRAINER.parameters, nothing)
     for key in items.keys() & ELSEWHERE.keys():
         context.error(items[key], "is not set here", ELSEWHERE[key])
+    if {"precision", "gradient_clip_val"} <= items.keys() and items["precision"].value in ("16-mixed", 16, "16"):
+        hint = "use `precision: bf16-mixed`, or take `gradient_clip_val` out"
+        context.error(items["gradient_clip_val"], "Lightning clips no gradients that 16-mixed has scaled", hint)
     allowed = {name: parameter for name, parameter in parameters.items() if name not in ELSEWHERE}
     if parameters:
         context.known_keys(node, [*allowed, *ELSEWHERE], "lightning.Trainer")

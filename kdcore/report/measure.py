@@ -21,7 +21,7 @@ PATIENCE = 1.0
 """Seconds after which a timing stops repeating (each is repeated at least three times)."""
 
 
-def cost(model: nn.Module, task: Task, *, batch: int = 64) -> dict[str, float | None]:
+def cost(model: nn.Module, task: Task, *, batch: int) -> dict[str, float | None]:
     """Measures one model on the device it is on, in eval mode, on the task's own example.
 
     Nothing is changed by it: training modes and the random state are put back.
@@ -90,8 +90,9 @@ def _seconds(forward: Callable[[], None], device: torch.device) -> float:
         _synchronise(device)
         return time.perf_counter() - start
 
-    for _ in range(WARM_UP):
-        once()
+    warm: list[float] = []
+    while not warm or (len(warm) < WARM_UP and sum(warm) < PATIENCE):
+        warm.append(once())
     taken: list[float] = []
     while len(taken) < 3 or (len(taken) < REPEATS and sum(taken) < PATIENCE):
         taken.append(once())

@@ -64,6 +64,7 @@ def build_report(
     pairs: Sequence[Pair],
     split: Literal["test", "val"],
     provenance: dict[str, Any],
+    data_notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The report as plain values, ready for JSON: no NaN (``null`` instead), no tensors.
 
@@ -76,6 +77,7 @@ def build_report(
         primary: the primary metric and its direction, ``max`` or ``min``.
         split: where the comparison is made; ``val`` means that the data has no test split.
         provenance: how it was measured (machine, versions, git sha, ...), shown as it is.
+        data_notes: what a person should know of the data.
     """
     if not seeds:
         raise ValueError("a report needs at least one seed")
@@ -87,6 +89,7 @@ def build_report(
         "seeds": [result.seed for result in seeds],
         "split": split,
         "models": {model: _model(_of(seeds, model), split) for model in _names(seeds)},
+        "data_notes": list(data_notes),
         "provenance": provenance,
     }
     if split == "val":

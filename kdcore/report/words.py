@@ -185,6 +185,7 @@ def _measured(report: Mapping[str, Any]) -> str:
         f"task: `{report['task']}`, primary metric: {report['primary']['name']} ({report['primary']['mode']})",
         f"split: {where[report['split']]}",
         f"seeds: {', '.join(map(str, report['seeds']))}",
+        *(f"data: {note}" for note in report["data_notes"]),
         *(f"verdict on `{student}`: {found['method']}" for student, found in report["comparisons"].items()),
         "size: the tensors as stored; FLOPs: one sample forward, a multiply-add is two; "
         "latency: median forward of one sample in eval mode",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,21 +41,28 @@ def export(restored: Restored, model: str | None, formats: Sequence[str], folder
     example = _inputs(names, samples(restored, SAMPLES))
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
+    card = _card(restored, name, {key: list(value.shape[1:]) for key, value in zip(names, example, strict=True)})
     files: list[Path] = []
     for slot in slots:
         with torch.no_grad():
-            files += restored.builder.make("exporter", slot, deployed, example, folder)
+            files += restored.builder.make(
+                "exporter", slot, deployed, example, folder, facts={"data": restored.data, "card": card}
+            )
+    write_json(folder / f"{name}.json", card)
+    return [*files, folder / f"{name}.json"]
+
+
+def _card(restored: Restored, name: str, inputs: dict[str, list[int]]) -> dict[str, Any]:
+    """What one must know to use the files."""
     classes = restored.data.class_names
-    card = {
+    return {
         "model": name,
         "recipe": restored.recipe.name,
         "task": restored.stage.task.use,
-        "inputs": {key: list(value.shape[1:]) for key, value in zip(names, example, strict=True)},
-        "facts": task.facts,
+        "inputs": inputs,
+        "facts": restored.cast.task.facts,
         "class_names": None if classes is None else list(classes),
     }
-    write_json(folder / f"{name}.json", card)
-    return [*files, folder / f"{name}.json"]
 
 
 def _chosen(restored: Restored, model: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +37,20 @@ def safetensors(module: nn.Module, example: Example, folder: Path) -> list[Path]
     return [path]
 
 
-def onnx(module: nn.Module, example: Example, folder: Path, *, tolerance: float = TOLERANCE) -> list[Path]:
+def onnx(
+    module: nn.Module,
+    example: Example,
+    folder: Path,
+    *,
+    tolerance: float = TOLERANCE,
+    card: dict[str, Any] | None = None,
+) -> list[Path]:
     """``model.onnx`` with a dynamic batch, run through onnxruntime and compared with the net.
 
     Args:
         tolerance: largest difference allowed on any answer.
+        card: what one must know to use the net (class names, input shapes, ...), written into the file's metadata as
+            JSON, a key each; filled in by ``export``.
 
     Raises:
         RunError: packages are missing, the net cannot be exported, or the file does not agree with it.
@@ -48,6 +58,7 @@ def onnx(module: nn.Module, example: Example, folder: Path, *, tolerance: float 
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f"exporting to ONNX needs {', '.join(missing)}: `pip install kdcore[onnx]`")
+    import onnx as onnx_format
     import onnxruntime
 
     net, inputs = _on_cpu(module, example)
@@ -59,6 +70,9 @@ def onnx(module: nn.Module, example: Example, folder: Path, *, tolerance: float 
             net, _at_least_two(inputs), path, dynamo=True, dynamic_shapes=_dynamic(inputs), input_names=names,
             external_data=large, verbose=False,
         )  # fmt: skip
+        model = onnx_format.load(path, load_external_data=False)
+        onnx_format.helper.set_model_props(model, {key: json.dumps(value) for key, value in (card or {}).items()})
+        onnx_format.save(model, path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -63,7 +63,9 @@ class Fit:
         """
         seeds = range(self.recipe.seed, self.recipe.seed + self.options.seeds)
         installed = installed_versions(self.plugins)
-        identities = {seed: stage_identities(self.recipe, seed, installed, self.plugin_files) for seed in seeds}
+        identities = {
+            seed: stage_identities(self.recipe, seed, installed, self.plugin_files, self.options.runs) for seed in seeds
+        }
         folder = self._open(digest(list(identities.values())), installed)
         try:
             runs = [self._run_seed(folder, seed, identities[seed]) for seed in seeds]
@@ -155,6 +157,7 @@ class Fit:
             pairs=pairs(self.recipe),
             split=split,
             provenance={key: self._record[key] for key in ("machine", "versions", "git", "started")},
+            data_notes=first.data_notes,
         )
         page = write_report(folder.path, report)
         for run, result in zip(runs, results, strict=True):

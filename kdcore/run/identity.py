@@ -12,6 +12,7 @@ from kdcore.plugins import Plugins
 from kdcore.recipe.content import content, digest
 from kdcore.recipe.schema import ModelSlot, Recipe, Stage
 from kdcore.run.folder import versions
+from kdcore.weights.uris import local_file
 
 CORE = ("kdcore", "torch", "lightning", "torchmetrics", "omegaconf", "pluggy")
 
@@ -25,7 +26,7 @@ def installed_versions(plugins: Plugins) -> dict[str, str]:
 
 
 def stage_identities(
-    recipe: Recipe, seed: int, versions: Mapping[str, str], plugin_files: Iterable[Path]
+    recipe: Recipe, seed: int, versions: Mapping[str, str], plugin_files: Iterable[Path], runs: Path
 ) -> dict[str, str]:
     """Each stage's identity, by name: a digest of all that its outcome depends on.
 
@@ -35,24 +36,24 @@ def stage_identities(
     """
     files = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in plugin_files)
     trained_by: dict[str, str] = {}
-    acted: list[str] = []
+    acted: dict[str, str] = {}
     identities = {}
     for stage in recipe.stages.values():
         models = sorted(involved(recipe, stage))
         identities[stage.name] = digest(
             {
                 "stage": _stage(stage),
-                "models": {name: _model(recipe.models[name]) for name in models},
+                "models": {name: _model(recipe.models[name], runs) for name in models},
                 "builds_on": {name: trained_by[name] for name in models if name in trained_by},
-                "after": acted,
+                "table": acted.get(stage.data.table or ""),
                 "seed": recipe.seed if stage.once else seed,
                 "versions": dict(versions),
                 "plugin_files": files,
             }
         )
         trained_by.update(dict.fromkeys(stage.train, identities[stage.name]))
-        if stage.do is not None:  # any later stage may read its table
-            acted.append(identities[stage.name])
+        if stage.do is not None:
+            acted[stage.name] = identities[stage.name]
     return identities
 
 
@@ -79,15 +80,17 @@ def _stage(stage: Stage) -> dict[str, Any]:
     """What a stage says, and the order of keys where it matters: in a chain, and where the first match wins."""
     said: dict[str, Any] = content(stage)
     said["trainer"] = {key: value for key, value in said["trainer"].items() if key not in DISPLAY}
-    return said | {"order": [list(stage.prepare), list(stage.optimizer.groups)]}
+    said["data"].pop("table")  # the name of a stage; what that stage wrote counts
+    chains: list[Mapping[str, Any]] = [stage.prepare, stage.optimizer.groups]
+    chains += [stage.data.transform, *stage.data.views.values()]
+    return said | {"order": [list(chain) for chain in chains]}
 
 
-def _model(slot: ModelSlot) -> dict[str, Any]:
-    """What a model's slot says; a file of weights counts by its content, wherever it lies."""
+def _model(slot: ModelSlot, runs: Path) -> dict[str, Any]:
+    """What a model's slot says; weights of a file or an earlier run count by their content, wherever they lie."""
     said: dict[str, Any] = content(slot)
-    address = slot.weights or ""
-    path = Path(address.removeprefix("file://").partition("#")[0])
-    if address.startswith("file://") and path.is_file():
+    path = local_file(slot.weights or "", runs=runs)
+    if path is not None:
         status = path.stat()
         said["weights"] = _sha256(path, status.st_size, status.st_mtime_ns)
     return said

@@ -47,11 +47,13 @@ def restore(
     Raises:
         RunError: a stage has not been run.
     """
-    identities = stage_identities(recipe, recipe.seed, installed_versions(plugins), plugin_files)
+    identities = stage_identities(recipe, recipe.seed, installed_versions(plugins), plugin_files, runs)
     places = {name: _place(recipe, name, identity, runs) for name, identity in identities.items()}
     last = last_stage(recipe)
     builder = Builder(recipe, plugins, recipe.seed, runs, say, pins=_pins(places[last.name]))
     for stage in recipe.stages.values():
+        if stage.do is not None:
+            builder.tables[stage.name] = read_state(places[stage.name] / "table.safetensors")
         facts = builder.task(stage.task, builder.data(stage.data)).facts
         for name in stage.train:
             builder.net(name, facts).load_state_dict(read_state(places[stage.name] / f"{name}.safetensors"))

@@ -13,10 +13,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcore.assemble import BuiltStage, assemble
-from kdcore.build import Builder
+from kdcore.build import Builder, statistic
 from kdcore.cache.stage import fill
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
@@ -29,6 +29,9 @@ from kdcore.run.history import History
 from kdcore.run.trainer import Configuration, make_trainer
 from kdcore.scores import to_device
 from kdcore.weights.state import read_state, save_state
+
+CASTING = ("bf16-true", "16-true", "64-true")
+"""Precisions under which Lightning casts every net of a stage, which rounds the weights of frozen teachers too."""
 
 Metrics = dict[str, dict[str, float]]
 """Metric values by model."""
@@ -85,6 +88,7 @@ class SeedRun:
     changes: dict[str, list[str]] = field(default_factory=dict, init=False)
     device: torch.device = field(default=torch.device("cpu"), init=False)
     _teacher_scores: Metrics = field(default_factory=dict, init=False)
+    _said: set[str] = field(default_factory=set, init=False)
 
     @property
     def seed(self) -> int:
@@ -132,6 +136,8 @@ class SeedRun:
                 adopt(source, place)
         elif not stage.once or self.seed == self.recipe.seed:
             self._say(stage, "is finished")
+        if stage.do is not None:
+            self.builder.tables[stage.name] = read_state(source / "table.safetensors")
         facts = self.builder.task(stage.task, self.builder.data(stage.data)).facts
         for name in stage.train:
             self.builder.net(name, facts).load_state_dict(read_state(source / f"{name}.safetensors"))
@@ -152,16 +158,29 @@ class SeedRun:
             self._say(stage, f"has no teacher, so it goes without {', '.join(stage.left_out)}")
         last = place / "last.ckpt"
         resume = last if last.is_file() else None
+        exact: dict[str, dict[str, Tensor]] = {}
         try:
             trainer = self._trainer(stage, place, built, resume)
+            if trainer.precision in CASTING:
+                exact = {name: _copied(holder.module) for name, holder in built.cast.frozen.items()}
             self.device = trainer.strategy.root_device
             teachers = self._probe(stage, built, resumed=resume is not None)
             self._fill_cache(stage, built)
             pl.seed_everything(seed, workers=True, verbose=False)
             _fit(trainer, built, resume)
             self._finish(stage, place, built, trainer, teachers, time.monotonic() - started)
+            self._say_notes(stage)
         finally:
             built.close()
+            for name, state in exact.items():
+                built.cast.frozen[name].module.load_state_dict(state)
+
+    def _say_notes(self, stage: Stage) -> None:
+        """What the data has to say, once."""
+        for note in self.builder.data_notes:
+            if note not in self._said:
+                self._said.add(note)
+                self._say(stage, f"data: {note}")
 
     def _fill_cache(self, stage: Stage, built: BuiltStage) -> None:
         if built.cast.cache is not None:
@@ -234,7 +253,7 @@ class SeedRun:
             state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
             for name, module in trained.items():
                 module.load_state_dict(_part(state, f"students.{name}."))
-        if trainer.precision in ("bf16-true", "16-true", "64-true"):
+        if trainer.precision in CASTING:
             # it has cast the nets, which are scored, stored and go on in the type that the recipe gives them
             built.distiller.to(torch.float32)
             for name, module in trained.items():
@@ -262,6 +281,8 @@ class SeedRun:
             for name, module in trained.items():
                 save_state(module.state_dict(), place / f"{name}.safetensors")
                 write_json(place / f"{name}.json", self._card(stage, built, name, _finite(kept)[name]))
+            for name, follower in built.cast.followers.items():  # for `weights: run://.../{name}`
+                save_state(follower.module.state_dict(), place / f"{name}.safetensors")
             write_json(place / STAGE_FILE, content)
         trainer.strategy.barrier()
         self.finished[stage.name] = content
@@ -280,8 +301,8 @@ class SeedRun:
             "task": stage.task.use,
             "facts": built.cast.task.facts,
             "class_names": None if names is None else list(names),
-            "mean": None if slot.mean is None else list(slot.mean),
-            "std": None if slot.std is None else list(slot.std),
+            "mean": statistic(built.cast.trained[name], "input_mean"),
+            "std": statistic(built.cast.trained[name], "input_std"),
             "metrics": metrics,
         }
 
@@ -298,6 +319,7 @@ class SeedRun:
         if rank() == 0:
             save_state(table, place / "table.safetensors")
             write_json(place / STAGE_FILE, content)
+        self.builder.tables[stage.name] = {name: column.cpu() for name, column in table.items()}
         self.finished[stage.name] = content
 
     def _seed_of(self, stage: Stage) -> int:
@@ -326,6 +348,10 @@ def _fit(trainer: pl.Trainer, built: BuiltStage, resume: Path | None) -> None:
         if trainer.interrupted:
             raise KeyboardInterrupt from stop
         raise
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().clone() for key, value in module.state_dict().items()}
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ OWNED = {
     "logger": "the recipe says `logger:`",
     "plugins": "the recipe may say `trainer.precision:` and `trainer.strategy:`",
     "default_root_dir": "the run folder is the place for files",
+    "enable_checkpointing": "a run goes on from its checkpoints, and ends with the best",
 }
 """Parameters of the trainer that only kdcore sets, and what a plugin does instead."""
 
@@ -103,8 +104,7 @@ def make_trainer(
     bar = settings.pop("enable_progress_bar", True)
     if bar and not any(isinstance(callback, ProgressBar) for callback in every):
         every.insert(0, Progress())
-    if settings.get("enable_checkpointing") is not False:
-        every += [Best(folder, monitor, mode), Last(folder)]
+    every += [Best(folder, monitor, mode), Last(folder)]
     for callback in every:
         skip_idle_hooks(callback)
     defaults = {

@@ -73,7 +73,7 @@ class Classify(Task):
 
     def chance(self) -> float:
         """1 / classes."""
-        return 1 / self.facts["classes"]
+        return 1 / int(self.facts["classes"])
 
     def deploy(self, model: nn.Module) -> nn.Module:
         """``image`` as the data gives it, (N, C, H, W) or (N, F) -> probabilities float32 (N, classes).

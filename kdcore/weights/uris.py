@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 from kdcore.errors import RunError, did_you_mean
@@ -41,6 +42,32 @@ def from_run(uri: str, *, runs: Path) -> tuple[State, str]:
 
     Without RUN, the newest finished run (one that has a ``report.json``). Of a run with several seeds, the first.
     """
+    path = run_file(uri, runs=runs)
+    run, (stage, model) = _run_of(path), (path.parent.name, path.stem)
+    return read_state(path), f"run://{run.parent.name}/{run.name}/{stage}/{model}"
+
+
+def _run_of(path: Path) -> Path:
+    """The run folder of a file of weights, of which each seed may have a folder of its own."""
+    above = path.parent.parent
+    return above.parent if above.name.startswith("seed-") else above
+
+
+def local_file(uri: str, *, runs: Path) -> Path | None:
+    """The file that an address means now; ``None`` where it is no file of this machine, or there is none."""
+    if uri.startswith("run://"):
+        with suppress(RunError):
+            return run_file(uri, runs=runs)
+    path = Path(uri.removeprefix("file://").partition("#")[0])
+    return path if uri.startswith("file://") and path.is_file() else None
+
+
+def run_file(uri: str, *, runs: Path) -> Path:
+    """The file that a ``run://`` address means now.
+
+    Raises:
+        RunError: there is none.
+    """
     parts = uri.removeprefix("run://").split("/")
     if len(parts) not in (3, 4) or not all(part.strip(".") for part in parts):
         raise RunError(f"weights `{uri}`: write it as run://NAME/STAGE/MODEL or run://NAME/RUN/STAGE/MODEL")
@@ -50,7 +77,7 @@ def from_run(uri: str, *, runs: Path) -> tuple[State, str]:
     for folder in (run, *seeds):
         path = folder / stage / f"{model}.safetensors"
         if path.is_file():
-            return read_state(path), f"run://{name}/{run.name}/{stage}/{model}"
+            return path
     found = [f"{file.parent.name}/{file.stem}" for file in sorted(run.glob("**/*.safetensors"))]
     hint = did_you_mean(f"{stage}/{model}", found) or "there is no such run, or it has not finished a stage yet"
     raise RunError(f"weights `{uri}`: {run} holds no {stage}/{model}.safetensors; {hint}")

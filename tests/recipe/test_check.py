@@ -11,7 +11,7 @@ import pytest
 
 from kdcore.errors import RecipeError
 from kdcore.recipe.check import read
-from kdcore.recipe.schema import Slot
+from kdcore.recipe.schema import DataSlot, Slot
 
 from .conftest import BASE, Judge, Write
 from .fakes import FakeFinder
@@ -21,7 +21,7 @@ def test_a_sound_recipe_is_complete(judge: Judge) -> None:
     recipe = judge(BASE + "requires: [kdcore>=0.1, 'kdcore-detection']\nseed: 3\n").recipe
     assert (recipe.name, recipe.seed, recipe.requires) == ("base", 3, ("kdcore>=0.1", "kdcore-detection"))
     assert recipe.task == Slot("task", "classify", {"classes": 10})
-    assert recipe.data == Slot("data", "arrays", {})
+    assert recipe.data == DataSlot("data", "arrays", {})
     assert list(recipe.models) == ["teacher", "student", "alone"]
     assert list(recipe.stages) == ["alone", "distil"]
     assert recipe.logger == Slot("logger", "wandb", {"mode": "offline"})

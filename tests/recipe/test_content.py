@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from kdcore.recipe.content import content, digest
-from kdcore.recipe.schema import LossSlot, ModelSlot, Optimizer, Ref, Slot, Stage, Tap
+from kdcore.recipe.schema import DataSlot, LossSlot, ModelSlot, Optimizer, Ref, Slot, Stage, Tap
 
 LOSS = LossSlot(
     "losses.kd", "kl", {"temperature": 2.0}, weight=Slot("losses.kd.weight", "linear", {"end": 1.0}),
     roles={"teacher": (Ref("a"), Ref("b", "weak"))},
 )  # fmt: skip
-STAGE = Stage("distil", "stages.distil", Slot("task", "classify"), Slot("data", "digits"), losses={"kd": LOSS})
+STAGE = Stage("distil", "stages.distil", Slot("task", "classify"), DataSlot("data", "digits"), losses={"kd": LOSS})
 
 
 def test_a_slot_is_what_it_says_without_where_it_stands() -> None:

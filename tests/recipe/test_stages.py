@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kdcore.recipe.schema import Optimizer, Slot
+from kdcore.recipe.context import RESERVED
+from kdcore.recipe.schema import DataSlot, Optimizer, Slot
 
 from .conftest import BASE, Judge
 
@@ -39,7 +40,7 @@ def test_a_stage_replaces_some_sections_and_is_merged_into_others(judge: Judge) 
     assert list(stages) == ["teach", "mark", "distil"]
     assert (list(teach.losses), list(teach.metrics), teach.callbacks, teach.prepare) == (["ce"], ["top5"], {}, {})
     assert teach.losses["ce"].path == "stages.teach.losses.ce"
-    assert teach.data == Slot("stages.teach.data", "arrays", {"batch_size": 3})
+    assert teach.data == DataSlot("stages.teach.data", "arrays", {"batch_size": 3})
     assert teach.task == Slot("task", "classify", {"classes": 10})
     assert teach.optimizer == Optimizer(
         "stages.teach.optimizer",
@@ -159,6 +160,10 @@ def test_a_model_that_is_trained_and_teaches_is_no_untrained_teacher(judge: Judg
             "models.student.classes: is `7`, but task.classes is `10` (recipe.yaml:3)\n    leave it out",
         ),
         ("stages.teach.task={classes: 5}", "is 5"),
+        (
+            "stages.teach.trainer.devices=2",
+            "stage `distil` has `devices: None`, stage `teach` has `devices: 2`\n    write it in the recipe's",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_stage(judge: Judge, override: str, message: str) -> None:
@@ -192,3 +197,51 @@ def test_stages_may_be_interpolated(judge: Judge) -> None:
     stages = judge(text, "stages.again.train=alone", "models.alone=${models.student}").recipe.stages
     assert (stages["again"].train, stages["again"].teachers) == (("alone",), ("teacher",))
     assert stages["distil"].train == ("student",)
+
+
+# ---- names, and what is run once
+
+
+@pytest.mark.parametrize("name", ["seed-0", "seed-12", "wandb"])
+def test_a_stage_is_not_called_like_a_folder_of_the_run(judge: Judge, name: str) -> None:
+    checked = judge(BASE + f"stages: {{{name}: {{train: student, teachers: [teacher]}}}}\n")
+    message = f"stages.{name}: a stage cannot be called `{name}`\n    the run folder has one of that name already"
+    assert any(message in line for line in checked.errors), checked.errors
+
+
+@pytest.mark.parametrize("name", ["train", "cache", "seed", "values"])
+def test_a_stage_may_be_called_anything_else(judge: Judge, name: str) -> None:
+    assert not judge(BASE + f"stages: {{{name}: {{train: student, teachers: [teacher]}}}}\n").errors
+
+
+@pytest.mark.parametrize(
+    ("section", "slot"),
+    [("models", "{use: net, width: 3}"), ("losses", "{use: mse}"), ("metrics", "{use: accuracy}")],
+)
+def test_models_losses_and_metrics_are_not_called_like_parts_of_a_module(judge: Judge, section: str, slot: str) -> None:
+    (error,) = set(judge(BASE, f"{section}.update={slot}").errors)
+    assert f"{section}.update: `update` is a word that torch keeps for itself\n    call it `update_`, or" in error
+
+
+def test_the_words_that_torch_keeps_are_all_known() -> None:
+    from torch import nn
+
+    kept = {name for name in dir(nn.ModuleDict()) if not name.startswith("_")}
+    assert kept <= RESERVED
+
+
+def test_a_stage_that_is_run_once_builds_on_no_stage_of_each_seed(judge: Judge) -> None:
+    text = THREE.replace("    once: true\n", "").replace(
+        "distil: {train: student, teachers: [teacher]}", "distil: {train: student, teachers: [teacher], once: true}"
+    )
+    message = (
+        "stages.distil.once: stage `distil` runs once for all seeds, but builds on `teach`, which does not\n"
+        "    write `once: true` in `teach` too, or take it out here"
+    )
+    assert any(message in line for line in judge(text).errors)
+    assert not judge(THREE.replace("teachers: [teacher]}", "teachers: [teacher], once: true}")).errors
+
+
+def test_an_action_that_is_run_once_builds_on_every_stage_before_it(judge: Judge) -> None:
+    text = THREE.replace("    once: true\n", "").replace("data: {labels: 5}", "once: true, data: {labels: 5}")
+    assert any("stage `mark` runs once for all seeds, but builds on `teach`" in line for line in judge(text).errors)

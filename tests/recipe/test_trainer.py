@@ -35,6 +35,14 @@ def test_the_trainer_takes_what_lightning_takes(judge: Judge) -> None:
             "trainer.default_root_dir=x",
             "trainer.default_root_dir: is not set here\n    choose the folder with --runs DIR",
         ),
+        (
+            "trainer.enable_checkpointing=false",
+            "trainer.enable_checkpointing: is not set here\n    a run goes on from its checkpoints; `keep: last` ends",
+        ),
+        (
+            "trainer={precision: 16-mixed, gradient_clip_val: 1.0}",
+            "trainer.gradient_clip_val: Lightning clips no gradients that 16-mixed has scaled\n    use `prec",
+        ),
         ("trainer=3", "trainer: is `3`, but must be a mapping"),
         ("optimizer.use=adamx", "optimizer.use: there is no optimizer `adamx`\n    did you mean `adamw`?"),
         ("optimizer.lr=fast", "optimizer.lr: is `fast`, but must be a number"),

@@ -41,14 +41,14 @@ class Tied(nn.Module):
 
 
 def test_counts_parameters_bytes_and_flops() -> None:
-    found = cost(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4, bias=False)), Vectors())
+    found = cost(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4, bias=False)), Vectors(), batch=4)
     assert found["parameters"] == 16 * 32 + 32 + 32 * 4
     assert found["bytes"] == 4 * (16 * 32 + 32 + 32 * 4)
     assert found["flops"] == 2 * (16 * 32 + 32 * 4)  # one sample, a multiply-add is two
 
 
 def test_a_shared_tensor_counts_once_and_only_what_is_stored_counts() -> None:
-    found = cost(Tied(), Vectors())
+    found = cost(Tied(), Vectors(), batch=4)
     assert found["parameters"] == 256
     assert found["bytes"] == 256 * 4 + 10 * 8
     assert stored_bytes(Tied().half()) == 256 * 2 + 10 * 2
@@ -78,7 +78,7 @@ def test_leaves_modes_and_random_numbers_as_they_were() -> None:
     model[2].eval()  # a frozen part
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = torch.random.get_rng_state()
-    cost(model, Vectors())
+    cost(model, Vectors(), batch=4)
     assert [module.training for module in model] == [True, True, False]
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -88,7 +88,7 @@ def test_leaves_modes_and_random_numbers_as_they_were() -> None:
 def test_modes_come_back_after_a_failure() -> None:
     model = nn.Linear(15, 4).train()
     with pytest.raises(RuntimeError):
-        cost(model, Vectors())
+        cost(model, Vectors(), batch=4)
     assert model.training
 
 
@@ -103,7 +103,7 @@ def test_a_net_whose_operators_cannot_be_counted_has_no_flops() -> None:
                 raise RuntimeError("not under a counter")
             return super().forward(x)
 
-    found = cost(Uncountable(16, 4), Vectors())
+    found = cost(Uncountable(16, 4), Vectors(), batch=4)
     assert found["flops"] is None
     assert found["parameters"] == 68
 
@@ -111,4 +111,4 @@ def test_a_net_whose_operators_cannot_be_counted_has_no_flops() -> None:
 def test_a_compiled_net_is_counted_too() -> None:
     model = nn.Linear(16, 4)
     model.compile(backend="eager")
-    assert cost(model, Vectors())["flops"] == 2 * 16 * 4
+    assert cost(model, Vectors(), batch=4)["flops"] == 2 * 16 * 4

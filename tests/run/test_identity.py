@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kdcore.plugins import Plugins
-from kdcore.recipe.schema import Cache, Init, LossSlot, ModelSlot, Optimizer, Recipe, Ref, Slot, Stage, Tap
+from kdcore.recipe.schema import Cache, DataSlot, Init, LossSlot, ModelSlot, Optimizer, Recipe, Ref, Slot, Stage, Tap
 from kdcore.run.identity import CORE, installed_versions, involved, stage_identities
 
 VERSIONS = {"kdcore": "0.1", "torch": "2.14"}
@@ -25,16 +25,19 @@ def loss(student: str, teacher: str, **args: Any) -> LossSlot:
 
 def stage(name: str, *, train: tuple[str, ...], teachers: tuple[str, ...] = (), **fields: Any) -> Stage:
     return Stage(
-        name, f"stages.{name}", Slot("task", "classify", {"classes": 10}), Slot("data", "digits", {"batch_size": 64}),
-        train=train, teachers=teachers, **{"trainer": {"max_epochs": 3}, **fields},
+        name, f"stages.{name}", Slot("task", "classify", {"classes": 10}),
+        train=train, teachers=teachers,
+        **{"data": DataSlot("data", "digits", {"batch_size": 64}), "trainer": {"max_epochs": 3}, **fields},
     )  # fmt: skip
 
+
+CHAIN = {"crop": Slot("data.transform.crop", "crop"), "flip": Slot("data.transform.flip", "flip")}
 
 RECIPE = Recipe(
     name="quickstart",
     seed=0,
     task=Slot("task", "classify"),
-    data=Slot("data", "digits"),
+    data=DataSlot("data", "digits"),
     models={
         "teacher": model("teacher", width=64),
         "student": model("student", width=8),
@@ -49,6 +52,7 @@ RECIPE = Recipe(
             train=("student",),
             teachers=("teacher",),
             losses={"kd": loss("student", "teacher", temperature=2.0)},
+            data=DataSlot("data", "digits", transform=CHAIN, views={"v": CHAIN}),
             prepare={"a": Slot("prepare.a", "pgd"), "b": Slot("prepare.b", "cutmix")},
             optimizer=Optimizer("optimizer", "adamw", {"lr": 0.1}, groups={"a": {"lr": 1.0}, "**": {"lr": 2.0}}),
         ),
@@ -58,9 +62,13 @@ RECIPE = Recipe(
 
 
 def identities(
-    recipe: Recipe = RECIPE, seed: int = 0, versions: Mapping[str, str] = VERSIONS, files: tuple[Path, ...] = ()
+    recipe: Recipe = RECIPE,
+    seed: int = 0,
+    versions: Mapping[str, str] = VERSIONS,
+    files: tuple[Path, ...] = (),
+    runs: Path = Path("no_runs"),
 ) -> dict[str, str]:
-    return stage_identities(recipe, seed, versions, files)
+    return stage_identities(recipe, seed, versions, files, runs)
 
 
 def changed(recipe: Recipe, seed: int = 0) -> set[str]:
@@ -103,7 +111,7 @@ def test_every_stage_has_its_own() -> None:
         (with_model("student", edits=(Slot("e", "lora", {"rank": 8}),)), {"distil"}),
         (with_model("alone", mean=(0.5,)), {"alone"}),
         (with_stage("teach", trainer={"max_epochs": 4}), {"teach", "distil"}),
-        (with_stage("teach", data=Slot("data", "digits", {"batch_size": 32})), {"teach", "distil"}),
+        (with_stage("teach", data=DataSlot("data", "digits", {"batch_size": 32})), {"teach", "distil"}),
         (with_stage("alone", task=Slot("task", "classify", {"classes": 9})), {"alone"}),
         (with_stage("alone", metrics={"ece": Slot("metrics.ece", "calibration")}), {"alone"}),
         (with_stage("alone", callbacks={"gpu": Slot("callbacks.gpu", "gpu")}), {"alone"}),
@@ -131,6 +139,8 @@ def test_a_change_changes_the_stages_that_depend_on_it(recipe: Recipe, stages: s
 @pytest.mark.parametrize(
     "fields",
     [
+        {"data": DataSlot("data", "digits", transform=dict(reversed(CHAIN.items())), views={"v": CHAIN})},
+        {"data": DataSlot("data", "digits", transform=CHAIN, views={"v": dict(reversed(CHAIN.items()))})},
         {"prepare": dict(reversed(RECIPE.stages["distil"].prepare.items()))},
         {
             "optimizer": replace(
@@ -139,7 +149,7 @@ def test_a_change_changes_the_stages_that_depend_on_it(recipe: Recipe, stages: s
             )
         },
     ],
-    ids=["a chain", "the first pattern that matches wins"],
+    ids=["transforms", "a view's transforms", "a chain", "the first pattern that matches wins"],
 )
 def test_order_counts_where_it_matters(fields: dict[str, Any]) -> None:
     assert changed(with_stage("distil", **fields)) == {"distil"}
@@ -188,6 +198,26 @@ def test_a_file_of_weights_that_is_missing_is_left_to_the_build(
     tmp_path: Path, weights: Callable[[Path], Recipe]
 ) -> None:
     assert changed(weights(tmp_path / "gone")) == {"teach", "distil"}
+
+
+def test_weights_of_an_earlier_run_count_by_their_content(tmp_path: Path) -> None:
+    teacher = replace(RECIPE.models["teacher"], weights="run://big/teach/net")
+    recipe = replace(RECIPE, models={**RECIPE.models, "teacher": teacher})
+    missing = identities(recipe, runs=tmp_path)
+
+    def finish(run: str, weights: bytes) -> None:
+        place = tmp_path / "big" / run / "teach"
+        place.mkdir(parents=True)
+        (place / "net.safetensors").write_bytes(weights)
+        (place.parent / "report.json").write_text("{}")
+
+    finish("2026-01-01", b"one")
+    first = identities(recipe, runs=tmp_path)
+    assert first["distil"] != missing["distil"]
+    finish("2026-01-02", b"one")
+    assert identities(recipe, runs=tmp_path) == first
+    finish("2026-01-03", b"two")
+    assert identities(recipe, runs=tmp_path)["distil"] != first["distil"]
 
 
 # ---- what does not
@@ -250,15 +280,24 @@ def test_members_of_a_composite_count(use: str) -> None:
     assert one["teach"] == other["teach"]
 
 
-def test_later_stages_build_on_an_action_because_they_may_read_its_table() -> None:
+def test_a_stage_builds_on_an_action_whose_table_its_data_names() -> None:
     def recipe(k: int) -> Recipe:
         act = stage("act", train=(), do=Slot("do", "cluster", {"k": k}))
-        return replace(RECIPE, stages={"teach": RECIPE.stages["teach"], "act": act, "alone": RECIPE.stages["alone"]})
+        reader = stage("reader", train=("alone",), data=DataSlot("data", "digits", table="act"))
+        return replace(RECIPE, stages={"teach": RECIPE.stages["teach"], "act": act, "reader": reader})
 
     one, other = identities(recipe(3)), identities(recipe(4))
     assert one["teach"] == other["teach"]
     assert one["act"] != other["act"]
-    assert one["alone"] != other["alone"]
+    assert one["reader"] != other["reader"]
+
+
+def test_a_stage_that_reads_no_table_does_not_build_on_the_action() -> None:
+    def recipe(k: int) -> Recipe:
+        act = stage("act", train=(), do=Slot("do", "cluster", {"k": k}))
+        return replace(RECIPE, stages={"act": act, "alone": RECIPE.stages["alone"]})
+
+    assert identities(recipe(3))["alone"] == identities(recipe(4))["alone"]
 
 
 @pytest.mark.parametrize(

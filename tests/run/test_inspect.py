@@ -14,7 +14,7 @@ from kdcore.errors import RunError
 from kdcore.models.convnet import ConvNet
 from kdcore.models.mlp import MLP
 from kdcore.plugins import Plugins
-from kdcore.recipe.schema import ModelSlot, Recipe, Slot, Stage, Tap
+from kdcore.recipe.schema import DataSlot, ModelSlot, Recipe, Slot, Stage, Tap
 from kdcore.run.inspect import Row, inspect, rows, table, tap_lines
 from kdcore.signals import Batch
 from kdcore.task import Task
@@ -207,7 +207,7 @@ def test_a_count_is_readable_and_a_number_a_sample_has_a_shape_too() -> None:
 
 
 def recipe(*, taps: dict[str, Tap] | None = None, **stage: Any) -> Recipe:
-    task, data = Slot("task", "classify", {}), Slot("data", "digits", {"batch_size": 64})
+    task, data = Slot("task", "classify", {}), DataSlot("data", "digits", {"batch_size": 64})
     slots = {
         "teacher": ModelSlot("models.teacher", "convnet", {"width": 8, "depth": 1}),
         "second": ModelSlot("models.second", "mlp", {"hidden": [3]}),

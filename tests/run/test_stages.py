@@ -62,6 +62,62 @@ def test_an_action_that_gives_no_table(workshop: Workshop) -> None:
     assert not (workshop.folders()[0] / "ask" / "stage.json").exists()
 
 
+def test_later_stages_train_on_the_rows_of_a_table(workshop: Workshop) -> None:
+    table = '{"id": rows["id"][:300], "labels": answers[:300]}'
+    plugin = workshop.write("opinions.py", ACTION.replace('{"id": rows["id"], "answer": answers}', table))
+    words = (
+        "stages.ask={do: {use: local.opinions}}",
+        "stages.more={train: student, losses: {ce: {use: cross_entropy}}, data: {table: ask, batch_size: 100}}",
+        "--plugin", plugin,
+    )  # fmt: skip
+    workshop.fit(*words, "--no-probe")
+    (folder,) = workshop.folders()
+    assert json.loads((folder / "more" / "stage.json").read_text())["steps"] == 2 * 3  # epochs of 300 rows
+    again = workshop.fit(*words, "stages.more.trainer={max_epochs: 1}")
+    assert "stage `ask`: reused from" in again.out
+    assert json.loads((workshop.folders()[1] / "more" / "stage.json").read_text())["steps"] == 3
+    assert workshop.kdcore("validate", *words).code == 0
+
+
+def test_a_teacher_that_follows_is_kept_as_weights(workshop: Workshop) -> None:
+    workshop.fit(
+        "models.mean={use: ema, of: student, decay: 0.5}",
+        "stages.distil={train: student, teachers: [mean], losses: {ce: {use: cross_entropy}, kd: {use: kl}}}",
+    )
+    mean, student = (weights(workshop.folders()[0])[f"distil/{name}/head.weight"] for name in ("mean", "student"))
+    assert mean.shape == student.shape
+    assert not torch.equal(mean, student)
+    other = workshop.fit("models.teacher={use: mlp, hidden: [4], weights: run://tiny/distil/mean}", "~stages.teach")
+    assert "teacher `teacher` has accuracy" in other.out
+
+
+NOTED = """
+from kdcore.data.digits import Digits
+from kdcore.hookspecs import hookimpl
+
+
+class Noted(Digits):
+    def split(self, name):
+        if name == "train" and not self.notes:
+            self.notes.append("2 of 1002 images were left out: they cannot be read")
+        return super().split(name)
+
+
+@hookimpl
+def kdcore_register(add):
+    add("data", "noted", Noted)
+"""
+
+
+def test_what_the_data_left_out_is_said_once_and_written_down(workshop: Workshop) -> None:
+    plugin = workshop.write("noted.py", NOTED)
+    result = workshop.fit("data={use: local.noted, batch_size: 250}", "--plugin", plugin)
+    assert result.out.count("data: 2 of 1002 images were left out: they cannot be read") == 1
+    assert workshop.report()["data_notes"] == ["2 of 1002 images were left out: they cannot be read"]
+    page = (workshop.folders()[0] / "report.md").read_text()
+    assert "- data: 2 of 1002 images were left out: they cannot be read" in page
+
+
 def test_models_keep_their_weights_from_stage_to_stage(workshop: Workshop) -> None:
     more = "stages.more={train: student, losses: {ce: {use: cross_entropy}}, optimizer: {lr: 0.0}}"
     result = workshop.fit(more)

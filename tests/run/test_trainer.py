@@ -15,7 +15,7 @@ from kdcore.callbacks.checkpoint import AtomicIO, Best, Last
 from kdcore.callbacks.progress import Progress
 from kdcore.data.loader import Loader
 from kdcore.errors import PluginError, RecipeError
-from kdcore.recipe.schema import Recipe, Slot, Stage
+from kdcore.recipe.schema import DataSlot, Recipe, Slot, Stage
 from kdcore.run.history import History
 from kdcore.run.quiet import quiet
 from kdcore.run.trainer import Configuration, make_trainer
@@ -36,7 +36,7 @@ def configure(said: list[str]) -> Callable[..., Configuration]:
 
     def make(**settings: Any) -> Configuration:
         slot = Slot("task", "classify")
-        stage = Stage("distil", "stages.distil", slot, Slot("data", "digits"), trainer=settings)
+        stage = Stage("distil", "stages.distil", slot, DataSlot("data", "digits"), trainer=settings)
         return Configuration(Recipe("r", 0, slot, stage.data, {}, {"distil": stage}), "distil", said.append)
 
     return make
@@ -178,7 +178,7 @@ def test_a_plugin_may_say_how_long(configure: Callable[..., Configuration], make
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"enable_checkpointing": True, "barebones": True}, "barebones"),
+        ({"barebones": True}, "barebones"),
         ({"gradient_clip_algorithm": "x"}, "gradient_clip_algorithm"),
         ({"devices": 0, "accelerator": "cpu"}, "devices"),
         ({"no_such_key": 1}, "no_such_key"),
@@ -221,12 +221,6 @@ def test_without_a_bar(make: Make) -> None:
 
 def test_a_bar_of_the_recipes_own_takes_the_place_of_ours(make: Make) -> None:
     assert kinds(make(callbacks=(TQDMProgressBar(),), max_epochs=1)) == [TQDMProgressBar, Best, Last]
-
-
-def test_without_checkpoints(make: Make) -> None:
-    trainer = make(max_epochs=1, enable_checkpointing=False)
-    assert kinds(trainer) == [Progress]
-    assert trainer.checkpoint_callbacks == []
 
 
 @pytest.mark.parametrize(
