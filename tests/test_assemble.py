@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import lightning.pytorch as pl
@@ -686,6 +687,74 @@ def test_each_model_has_its_own_mean_and_std(lab: Lab) -> None:
     lab.fit(built, max_steps=1)
     assert torch.allclose(student.inputs[0], first - 0.1)
     assert torch.allclose(teacher.inputs[0], (first - 0.5) / 0.25)
+
+
+KNOWING = """
+from kdcore.hookspecs import hookimpl
+from kdcore.models.mlp import MLP
+from kdcore.task import set_input_statistics
+
+
+def knowing(*, classes: int, features: int):
+    net = MLP(classes=classes, features=features)
+    set_input_statistics(net, [0.4], [0.2])
+    return net
+
+
+@hookimpl
+def kdcore_register(add):
+    add("model", "knowing", knowing)
+"""
+
+
+@pytest.mark.parametrize(
+    ("slot", "mean", "std"),
+    [("{}", 0.4, 0.2), ("{mean: [0.3]}", 0.3, 0.2), ("{std: [0.5]}", 0.4, 0.5), ("{dtype: bfloat16}", 0.4, 0.2)],
+)
+def test_a_net_may_know_its_own_mean_and_std(lab: Lab, slot: str, mean: float, std: float) -> None:
+    file = lab.folder / "knowing.py"
+    file.write_text(KNOWING)
+    lab.plugins.load_file(file)
+    teacher = lab.stage("models.teacher={use: local.knowing}", f"models.teacher={slot}").cast.module("teacher")
+    assert float(teacher.input_mean) == pytest.approx(mean, rel=1e-6)  # type: ignore[arg-type]
+    assert float(teacher.input_std) == pytest.approx(std, rel=1e-6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"), [(list("0123456789"), False), (list("1023456789"), True), (["a"], True), (None, False)]
+)
+def test_a_teacher_whose_classes_have_another_order_is_refused(
+    lab: Lab, names: list[str] | None, refused: bool
+) -> None:
+    digits = ("data={use: digits}", "models.teacher={use: mlp, hidden: [4]}", "~stages.teach")
+    builder = lab.builder("data={use: digits}", "models.teacher={use: mlp, hidden: [4]}")
+    facts = builder.data(builder.recipe.data).facts
+    save_file(builder.net("teacher", facts).state_dict(), lab.folder / "big.safetensors")
+    card = {} if names is None else {"class_names": names}
+    (lab.folder / "big.json").write_text(json.dumps(card))
+    words = (*digits, f"models.teacher.weights={lab.folder / 'big.safetensors'}")
+    if not refused:
+        lab.stage(*words)
+        return
+    with pytest.raises(RecipeError) as found:
+        lab.stage(*words)
+    assert str(found.value) == (
+        f"models.teacher.weights: the weights of teacher `teacher` know the classes {', '.join(names or [])} in this "
+        f"order, the data has {', '.join('0123456789')}\n    give the data the teacher's order, or take weights that "
+        "were trained with this one"
+    )
+
+
+def test_a_file_beside_the_weights_that_is_no_card_says_nothing(lab: Lab) -> None:
+    builder = lab.builder("data={use: digits}", "models.teacher={use: mlp, hidden: [4]}")
+    net = builder.net("teacher", builder.data(builder.recipe.data).facts)
+    save_file(net.state_dict(), lab.folder / "b.safetensors")
+    (lab.folder / "b.json").write_text("[1, 2")
+    lab.stage(
+        "data={use: digits}",
+        f"models.teacher={{use: mlp, hidden: [4], weights: {lab.folder / 'b.safetensors'}}}",
+        "~stages.teach",
+    )
 
 
 def test_mean_and_std_are_not_rounded_to_a_teachers_type(lab: Lab) -> None:

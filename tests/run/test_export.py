@@ -52,6 +52,9 @@ def test_every_format_answers_like_the_net(finished: Workshop, restored: Restore
     (answer,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     torch.testing.assert_close(torch.from_numpy(answer), wanted, atol=1e-5, rtol=0)
     program = torch.export.load(folder / "model.pt2").module()
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["class_names"]) == list("0123456789")
+    assert json.loads(said["inputs"]) == {"image": [1, 8, 8]}
     for size in (1, 7):  # the batch is dynamic
         torch.testing.assert_close(program(images[:size]), wanted[:size], atol=1e-5, rtol=0)
 
@@ -76,9 +79,11 @@ CUSTOM = '''
 from kdcore.hookspecs import hookimpl
 
 
-def count(module, example, folder, *, unit: str = "parameters"):
+def count(module, example, folder, *, unit: str = "parameters", data=None, card=None):
     path = folder / "count.txt"
-    path.write_text(f"{sum(p.numel() for p in module.parameters())} {unit}, {tuple(example[0].shape)}")
+    rows = len(data.split("train"))
+    count = sum(p.numel() for p in module.parameters())
+    path.write_text(f"{count} {unit}, {tuple(example[0].shape)}, {rows}, {card['model']}")
     return [path]
 
 
@@ -93,4 +98,4 @@ def test_a_format_of_ones_own(workshop: Workshop, tmp_path: Path) -> None:
     workshop.fit("--plugin", plugin)
     result = workshop.kdcore("export", "--plugin", plugin, "--format", "local.count", "--to", tmp_path)
     assert result.code == 0, result.err
-    assert (tmp_path / "student" / "count.txt").read_text() == "310 parameters, (32, 1, 8, 8)"
+    assert (tmp_path / "student" / "count.txt").read_text() == "310 parameters, (32, 1, 8, 8), 1000, student"
