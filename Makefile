@@ -6,20 +6,25 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --quiet --quiet --disable-pip-version-check install
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
+# A module of Python, run for the core and then in every plugin's folder: each has settings of its own.
+define everywhere
+@set -e; for place in . $(PLUGINS); do echo "== $$place: $(1)"; (cd $$place && $(CURDIR)/$(RUN) -m $(1)); done
+endef
+
 .PHONY: fit test test-all check bench clean
 
 fit: $(VENV)/.fit
 	$(RUN) -m kdcore fit recipes/quickstart.yaml
 
 test: check
-	$(RUN) -m pytest -m "not slow"
+	$(call everywhere,pytest -m "not slow")
 
 test-all: check
-	$(RUN) -m pytest
+	$(call everywhere,pytest)
 
 check: $(VENV)/.test
 	$(RUN) -m ruff check
-	$(RUN) -m mypy
+	$(call everywhere,mypy)
 	$(VENV)/bin/lint-imports --no-cache
 
 bench: $(VENV)/.test

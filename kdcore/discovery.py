@@ -62,13 +62,15 @@ def discover() -> tuple[PluginInfo, ...]:
 def shipped_recipes(plugins: Iterable[PluginInfo] = ()) -> dict[str, Path]:
     """Recipes that come with the installed packages: ``quickstart`` of the core, ``NAME.stem`` of a plugin.
 
+    The one that a plugin calls by its own name is its first: ``segmentation``, not ``segmentation.segmentation``.
     ``new.yaml`` is a template for ``new-recipe``, not a recipe.
     """
     found = {path.stem: path for path in _recipes_in(_core_recipes())}
     for info in plugins:
         folder = recipe_folder(info)
         if folder is not None and not info.reason:
-            found |= {f"{info.name}.{path.stem}": path for path in _recipes_in(folder)}
+            for path in _recipes_in(folder):
+                found[info.name if path.stem == info.name else f"{info.name}.{path.stem}"] = path
     return found
 
 

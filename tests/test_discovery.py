@@ -87,9 +87,9 @@ class TestDiscover:
         for number in range(100):
             plugins.install(f"p{number:03}", "raise RuntimeError('imported')")
 
-        start = time.perf_counter()
+        start = time.process_time()
         found = Plugins().discover()
-        took = time.perf_counter() - start
+        took = time.process_time() - start
 
         assert len(found) == 100
         assert took < 1.0  # the goal is 50 ms, see benchmarks; this only catches an import or a quadratic search
@@ -107,14 +107,15 @@ class TestShippedRecipes:
     ) -> None:
         package = plugins.install("detection", "raise RuntimeError('imported')")
         coco = plugins.write(f"{package}/recipes/coco.yaml", "kdcore: 1")
+        first = plugins.write(f"{package}/recipes/detection.yaml", "kdcore: 1")
         plugins.write(f"{package}/recipes/new.yaml", "a template")
         plugins.install("gone", value="nowhere.plugin")
 
-        found = {name: path for name, path in Plugins().shipped_recipes().items() if "." in name}
+        found = {name: path for name, path in Plugins().shipped_recipes().items() if name.startswith("detection")}
         monkeypatch.setenv("KDCORE_PLUGINS", "")
         without = Plugins().shipped_recipes()
 
-        assert found == {"detection.coco": coco}
+        assert found == {"detection.coco": coco, "detection": first}
         assert "detection.coco" not in without
         assert package not in sys.modules
 
