@@ -1,0 +1,1 @@
+"""kdcore-graph: a graph neural network teaches, a plain MLP answers."""
