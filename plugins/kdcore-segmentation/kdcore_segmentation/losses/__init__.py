@@ -1,0 +1,1 @@
+"""Distillation losses for dense prediction, one file a paper."""

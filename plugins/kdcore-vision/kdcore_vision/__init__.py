@@ -1,0 +1,1 @@
+"""Image classification for kdcore: your own teacher, your own pictures, a phone-sized net."""

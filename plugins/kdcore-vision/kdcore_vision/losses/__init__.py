@@ -1,0 +1,1 @@
+"""Published losses that need a head or a token of their own."""
