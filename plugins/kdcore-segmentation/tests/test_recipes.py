@@ -22,6 +22,7 @@ import kdcore_segmentation
 
 RECIPES = Path(kdcore_segmentation.__file__).parent / "recipes"
 WHOLE = ("segmentation", "camvid", "collaboration")
+SMALLER = "camvid_small"
 OVERLAYS = ("pixelwise", "cwd", "skd", "ifvd", "cirkd", "mgd", "transkd", "kdsam")
 
 SMALL = (
@@ -55,7 +56,7 @@ def files(*names: str) -> list[Path]:
 
 
 def test_every_recipe_is_tested_here():
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*WHOLE, *OVERLAYS, "new"}
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*WHOLE, *OVERLAYS, SMALLER, "new"}
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -65,7 +66,7 @@ def test_kdcore_check_finds_nothing_wrong(name: str, camvid: Path, capsys: pytes
     assert capsys.readouterr().out.rstrip().endswith("the recipe is sound")
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, SMALLER])
 def test_kdcore_check_finds_nothing_wrong_with_an_overlay(name: str, camvid: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["check", "segmentation.camvid", f"segmentation.{name}"]) == 0
     assert capsys.readouterr().out.rstrip().endswith("the recipe is sound")
