@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --quiet --quiet --disable-pip-version-check install
+# one for all, as most of what is looked at is torch
+export MYPY_CACHE_DIR := $(CURDIR)/.mypy_cache
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
 # A module of Python, run for the core and then in every plugin's folder: each has settings of its own.
