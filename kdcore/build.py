@@ -97,7 +97,7 @@ class Builder:
 
     def data(self, slot: DataSlot) -> Data:
         """The data of a slot; equal slots share it."""
-        key = digest([slot, list(slot.transform), [list(chain) for chain in slot.views.values()]])
+        key = digest([slot, slot.order])
         if key not in self._data:
             self._data[key] = self._make_data(slot)
             self._data[key].treatment = self._treatment(slot)

@@ -57,6 +57,43 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} does not implement deploy(model)")
 
 
+def compare_logits(student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
+    """What a task over ``logits`` observes.
+
+    Returns:
+        ``preds_target``: (logits, labels) if there are labels; ``student_teacher``: both logits, with a teacher.
+    """
+    observed: dict[str, tuple[Any, ...]] = {}
+    if "labels" in batch:
+        observed["preds_target"] = (student["logits"], batch["labels"])
+    for signals in teachers.values():
+        observed["student_teacher"] = (student["logits"], signals["logits"])
+        break
+    return observed
+
+
+def check_logits(logits: Any, classes: int, *, ndim: int, wanted: str) -> None:
+    """Shapes only: this runs in every step.
+
+    Args:
+        logits: what a model returned; its classes are on axis 1.
+        ndim: how many axes they must have.
+        wanted: what such a model returns, in words; ``{classes}`` in it is filled in, once something is wrong.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model returned a {type(logits).__name__}; {wanted.format(classes=classes)}")
+    if logits.ndim != ndim:
+        raise ValueError(f"the model returned the shape {tuple(logits.shape)}; {wanted.format(classes=classes)}")
+    if logits.shape[1] != classes:
+        raise ValueError(
+            f"the model gives {logits.shape[1]} classes, the task has {classes}: set `classes: {classes}` in the "
+            f"model's slot, or `classes: {logits.shape[1]}` under `task` if the model is right"
+        )
+
+
 def set_input_statistics(model: nn.Module, mean: list[float] | None, std: list[float] | None) -> None:
     """Remember the mean and std a net was trained with; :func:`normalise` applies them. Not part of its state dict."""
     model.register_buffer("input_mean", None if mean is None else torch.tensor(mean), persistent=False)

@@ -177,4 +177,3 @@ def snapshot(*, of: str, every: Literal["epoch"] = "epoch") -> Follower:
     **Paper**: Kim et al., PS-KD, 2021 (arXiv 2006.12000), section 3.2.
     """
     return Follower(of, None)
-

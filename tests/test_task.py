@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from kdcore.task import Task, normalise, set_input_statistics
+from kdcore.task import Task, check_logits, compare_logits, normalise, set_input_statistics
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,44 @@ def test_what_a_task_may_leave_as_it_is() -> None:
     assert task.prepare(batch, lambda _: nn.Identity()) is batch
     assert task.chance() is None
     assert (task.primary, task.class_axis, task.fact_names) == (("accuracy", "max"), -1, ())
+
+
+def test_logits_are_compared_with_labels_and_with_the_first_teacher() -> None:
+    student, first, second = ({"logits": torch.rand(2, 3)} for _ in range(3))
+    labels = torch.tensor([0, 2])
+    observed = compare_logits(student, {"a": first, "b": second}, {"labels": labels})
+    assert observed["preds_target"][0] is student["logits"]
+    assert observed["preds_target"][1] is labels
+    assert observed["student_teacher"][0] is student["logits"]
+    assert observed["student_teacher"][1] is first["logits"]
+
+
+def test_nothing_is_compared_that_is_not_there() -> None:
+    student = {"logits": torch.rand(2, 3)}
+    assert compare_logits(student, {}, {}) == {}
+    assert set(compare_logits(student, {}, {"labels": torch.zeros(2)})) == {"preds_target"}
+    assert set(compare_logits(student, {"t": student}, {})) == {"student_teacher"}
+
+
+WANTED = "a net returns logits (N, {classes}, T)"
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        ((torch.rand(2, 3, 4),), "the model returned a tuple; a net returns logits (N, 3, T)"),
+        (None, "the model returned a NoneType; a net returns logits (N, 3, T)"),
+        (torch.rand(2, 3), "the model returned the shape (2, 3); a net returns logits (N, 3, T)"),
+        (
+            torch.rand(2, 5, 4),
+            "the model gives 5 classes, the task has 3: set `classes: 3` in the model's slot, or `classes: 5` under "
+            "`task` if the model is right",
+        ),
+    ],
+)
+def test_logits_of_another_shape_are_refused_with_what_to_set(logits: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_logits(logits, 3, ndim=3, wanted=WANTED)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 5, 6), (4, 3, 5, 6, 2)])

@@ -19,7 +19,7 @@ from kdcore.data.base import Data
 from kdcore.data.loader import Batches, Loader, Samples
 from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.recipe.content import content, digest
-from kdcore.recipe.schema import Cache, DataSlot, ModelSlot, Ref, Stage
+from kdcore.recipe.schema import Cache, ModelSlot, Ref, Stage
 from kdcore.scores import to_device
 from kdcore.signals import Batch, Signals
 from kdcore.task import Task
@@ -222,16 +222,11 @@ def _data_facts(data: Data, stage: Stage) -> Facts:
             ]
         )
     return {
-        "data": digest([replace(stage.data, table=None), _chains(stage.data)]),
+        "data": digest([replace(stage.data, table=None), stage.data.order]),
         "data_seed": data.seed,
         "data_content": first,
         "data_samples": len(_samples(data)),
     }
-
-
-def _chains(slot: DataSlot) -> list[list[str]]:
-    """The order of transforms, which a digest of mappings does not tell."""
-    return [list(chain) for chain in (slot.transform, *slot.views.values())]
 
 
 def _samples(data: Data) -> Samples | Batches:

@@ -46,6 +46,11 @@ class DataSlot(Slot):
     variants: int = 0
     table: str | None = None
 
+    @property
+    def order(self) -> list[list[str]]:
+        """The transforms' names, chain by chain: a digest of mappings does not tell their order, which counts."""
+        return [list(chain) for chain in (self.transform, *self.views.values())]
+
 
 @dataclass(frozen=True)
 class ModelSlot(Slot):

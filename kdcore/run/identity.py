@@ -81,9 +81,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
     said: dict[str, Any] = content(stage)
     said["trainer"] = {key: value for key, value in said["trainer"].items() if key not in DISPLAY}
     said["data"].pop("table")  # the name of a stage; what that stage wrote counts
-    chains: list[Mapping[str, Any]] = [stage.prepare, stage.optimizer.groups]
-    chains += [stage.data.transform, *stage.data.views.values()]
-    return said | {"order": [list(chain) for chain in chains]}
+    return said | {"order": [list(stage.prepare), list(stage.optimizer.groups), *stage.data.order]}
 
 
 def _model(slot: ModelSlot, runs: Path) -> dict[str, Any]:

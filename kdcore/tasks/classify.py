@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kdcore.task import Task, normalise
+from kdcore.task import Task, check_logits, compare_logits, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,18 +48,12 @@ class Classify(Task):
         if "image" not in batch:
             raise KeyError(f"the task `classify` reads `image`, the batch holds: {', '.join(sorted(batch))}")
         logits = model(normalise(model, batch["image"]))
-        self._check(logits)
+        check_logits(logits, self.facts["classes"], ndim=2, wanted="a classifier returns logits (N, {classes})")
         return {"logits": logits}
 
     def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
         """``preds_target``: (logits, labels) if there are labels; ``student_teacher``: both logits, with a teacher."""
-        observed: dict[str, tuple[Any, ...]] = {}
-        if "labels" in batch:
-            observed["preds_target"] = (student["logits"], batch["labels"])
-        for signals in teachers.values():
-            observed["student_teacher"] = (student["logits"], signals["logits"])
-            break
-        return observed
+        return compare_logits(student, teachers, batch)
 
     def example(self, n: int) -> Batch:
         """``n`` samples of random values in [0, 1), always the same; labels all 0.
@@ -91,23 +85,6 @@ class Classify(Task):
             "an example needs the facts channels, image_height and image_width, or features; "
             f"known are: {', '.join(sorted(self.facts))}. The data gives them"
         )
-
-    def _check(self, logits: Any) -> None:
-        """Shapes only: this runs in every step."""
-        classes = self.facts["classes"]
-        if not isinstance(logits, Tensor):
-            raise ValueError(
-                f"the model returned a {type(logits).__name__}; a classifier returns logits (N, {classes})"
-            )
-        if logits.ndim != 2:
-            raise ValueError(
-                f"the model returned the shape {tuple(logits.shape)}; a classifier returns logits (N, {classes})"
-            )
-        if logits.shape[1] != classes:
-            raise ValueError(
-                f"the model gives {logits.shape[1]} classes, the task has {classes}: set `classes: {classes}` in the "
-                f"model's slot, or `classes: {logits.shape[1]}` under `task` if the model is right"
-            )
 
 
 class _Deployed(nn.Module):

@@ -43,14 +43,13 @@ def from_run(uri: str, *, runs: Path) -> tuple[State, str]:
     Without RUN, the newest finished run (one that has a ``report.json``). Of a run with several seeds, the first.
     """
     path = run_file(uri, runs=runs)
-    run, (stage, model) = _run_of(path), (path.parent.name, path.stem)
+    run, (stage, model) = run_of(path.parent), (path.parent.name, path.stem)
     return read_state(path), f"run://{run.parent.name}/{run.name}/{stage}/{model}"
 
 
-def _run_of(path: Path) -> Path:
-    """The run folder of a file of weights, of which each seed may have a folder of its own."""
-    above = path.parent.parent
-    return above.parent if above.name.startswith("seed-") else above
+def run_of(stage: Path) -> Path:
+    """The run folder of a stage's folder, between which each seed may have one of its own."""
+    return stage.parent.parent if stage.parent.name.startswith("seed-") else stage.parent
 
 
 def local_file(uri: str, *, runs: Path) -> Path | None:

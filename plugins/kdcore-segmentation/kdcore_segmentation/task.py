@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from kdcore.task import Task, normalise
+from kdcore.task import Task, check_logits, compare_logits, normalise
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -53,18 +53,13 @@ class Semantic(Task):
             raise KeyError(f"the task `semantic` reads `image`, the batch holds: {', '.join(sorted(batch))}")
         image = batch["image"]
         logits = model(normalise(model, image))
-        self._check(logits)
+        wanted = "a segmentation net returns logits (N, {classes}, h, w)"
+        check_logits(logits, self.facts["classes"], ndim=4, wanted=wanted)
         return {"logits": as_large_as(logits, image)}
 
     def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
         """``preds_target``: (logits, labels) if there are labels; ``student_teacher``: both logits, with a teacher."""
-        observed: dict[str, tuple[Any, ...]] = {}
-        if "labels" in batch:
-            observed["preds_target"] = (student["logits"], batch["labels"])
-        for signals in teachers.values():
-            observed["student_teacher"] = (student["logits"], signals["logits"])
-            break
-        return observed
+        return compare_logits(student, teachers, batch)
 
     def example(self, n: int) -> Batch:
         """``n`` whole images of random values in [0, 1), always the same; labels all 0.
@@ -91,20 +86,6 @@ class Semantic(Task):
         The model is not copied, and is put into eval mode.
         """
         return _Deployed(model).eval()
-
-    def _check(self, logits: Any) -> None:
-        """Shapes only: this runs in every step."""
-        classes = self.facts["classes"]
-        wanted = f"a segmentation net returns logits (N, {classes}, h, w)"
-        if not isinstance(logits, Tensor):
-            raise ValueError(f"the model returned a {type(logits).__name__}; {wanted}")
-        if logits.ndim != 4:
-            raise ValueError(f"the model returned the shape {tuple(logits.shape)}; {wanted}")
-        if logits.shape[1] != classes:
-            raise ValueError(
-                f"the model gives {logits.shape[1]} classes, the task has {classes}: set `classes: {classes}` in the "
-                f"model's slot, or `classes: {logits.shape[1]}` under `task` if the model is right"
-            )
 
 
 def as_large_as(logits: Tensor, image: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import RunError
-from kdcore.task import Task
+from kdcore.task import Task, compare_logits
 from kdcore_graph.tasks.outputs import FrozenOutputs
 
 if TYPE_CHECKING:
@@ -64,11 +64,7 @@ class LinkPrediction(Task):
 
     def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
         """``preds_target``: (logits, labels); ``student_teacher``: both logits, with a teacher."""
-        observed: dict[str, tuple[Any, ...]] = {"preds_target": (student["logits"], batch["labels"])}
-        for signals in teachers.values():
-            observed["student_teacher"] = (student["logits"], signals["logits"])
-            break
-        return observed
+        return compare_logits(student, teachers, batch)
 
     def example(self, n: int) -> Batch:
         """``n`` pairs along a ring of as many nodes, with features in [0, 1), always the same.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import RunError
-from kdcore.task import Task, normalise
+from kdcore.task import Task, compare_logits, normalise
 from kdcore_graph.tasks.outputs import FrozenOutputs
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class NodeClassification(Task):
     def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
         """``preds_target``: (logits, labels); ``student_teacher``: both logits, with a teacher; ``noisy``: (logits
         under noise, labels); ``preds_target_unseen``: (logits, labels, whether the node was unseen)."""
-        observed: dict[str, tuple[Any, ...]] = {"preds_target": (student["logits"], batch["labels"])}
+        observed = compare_logits(student, teachers, batch)
         if "noisy" in student:
             observed["noisy"] = (student["noisy"], batch["labels"])
         unseen = batch.get("unseen")
@@ -92,9 +92,6 @@ class NodeClassification(Task):
             batch["labels"],
             torch.zeros_like(batch["labels"], dtype=torch.bool) if unseen is None else unseen,
         )
-        for signals in teachers.values():
-            observed["student_teacher"] = (student["logits"], signals["logits"])
-            break
         return observed
 
     def example(self, n: int) -> Batch:
