@@ -97,7 +97,7 @@ def command_line() -> str:
 
 
 def _verbs() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    for action in cli._parser()._actions:
+    for action in cli._parser("fit")._actions:
         if isinstance(action, argparse._SubParsersAction):
             yield from action.choices.items()
 

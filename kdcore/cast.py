@@ -57,6 +57,21 @@ class Cast:
         """The nets behind a name: itself, or those of an ensemble."""
         return self.ensembles[name].of if name in self.ensembles else (name,)
 
+    def reads(self, name: str) -> tuple[str, ...]:
+        """The models whose signals this one computes from: its module's ``reads``, names of models of the recipe.
+
+        Raises:
+            RunError: one of them is not there, or is being trained and so has no signals to give.
+        """
+        names: tuple[str, ...] = () if name in self.ensembles else tuple(getattr(self.module(name), "reads", ()))
+        for other in names:
+            if other in self.trained or other not in {*self.frozen, *self.followers, *self.ensembles}:
+                raise RunError(
+                    f"model `{name}` reads the signals of `{other}`, which is no teacher of this stage: "
+                    f"name it among the stage's `teachers`"
+                )
+        return names
+
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
         """Move or cast every teacher."""
         for holder in self.holders().values():
@@ -70,10 +85,14 @@ class Cast:
     def order(self, wanted: Iterable[Ref], *, cached: bool = True) -> tuple[Ref, ...]:
         """The runs of a step that give the wanted signals, each model and view once.
 
-        Teachers first, then their ensembles, then the models being trained, then ensembles of those. The members of
-        an ensemble that is ``cached`` are not run for it.
+        Teachers first, then teachers that read others' signals, then ensembles of them, then the models being trained,
+        then ensembles of those. The members of an ensemble that is ``cached`` are not run for it.
+
+        Raises:
+            RunError: a model reads the signals of one that is no frozen model of this stage.
         """
         refs = set(wanted)
+        refs.update(Ref(name) for ref in tuple(refs) for name in self.reads(ref.model))
         for ref in tuple(refs):
             if ref.model in self.ensembles and not (cached and self.cache is not None and ref.model == self.cache.of):
                 refs.update(Ref(member, ref.view) for member in self.ensembles[ref.model].of)
@@ -127,8 +146,8 @@ class Cast:
 
     def _rank(self, name: str) -> int:
         if name not in self.ensembles:
-            return 2 if name in self.trained else 0
-        return 3 if any(member in self.trained for member in self.ensembles[name].of) else 1
+            return 3 if name in self.trained else 1 if self.reads(name) else 0
+        return 4 if any(member in self.trained for member in self.ensembles[name].of) else 2
 
 
 @contextmanager

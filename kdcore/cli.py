@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,7 @@ from kdcore.plugins import Plugins
 
 if TYPE_CHECKING:
     from kdcore.recipe.schema import Recipe
+    from kdcore.registry import Component
     from kdcore.run.restore import Restored
 
 RECIPES = (
@@ -36,9 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         SystemExit: of ``argparse``, after ``--help`` (0) and usage that it does not understand (2).
     """
-    options = _parsed(arguments)
-    verb: Callable[[argparse.Namespace], int] = options.verb
+    verb: Callable[[argparse.Namespace], int] | None = None
     try:
+        options = _parsed(arguments)
+        verb = options.verb
         return verb(options)
     except KdcoreError as error:
         print(error, file=sys.stderr)
@@ -58,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, with the words between and after them: argparse alone takes only those in one place."""
-    parser = _parser()
+    parser = _parser(arguments[0] if arguments else "")
     options, rest = parser.parse_known_args(arguments)
     unknown = [word for word in rest if word.startswith("-") or not hasattr(options, "words")]
     if unknown:
@@ -68,7 +71,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: str = "") -> argparse.ArgumentParser:
+    """The parser of all verbs; those of plugins are looked up where ``first`` is none of the core's."""
     # no abbreviations: `--seed 5` would be `--seeds 5`, and is not what `seed=5` is
     parser = argparse.ArgumentParser(
         prog="kdcore", description="Knowledge-distillation recipes on Lightning.", allow_abbrev=False
@@ -76,14 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def add(
-        name: str, verb: Callable[[argparse.Namespace], int], text: str, *, recipe: bool
+        name: str, verb: Callable[[argparse.Namespace], int], text: str, *, recipe: bool | Literal["optional"]
     ) -> argparse.ArgumentParser:
         own = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         own.set_defaults(verb=verb)
         own.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE",
                          help="load a file of your own; its components are named `local.*`")  # fmt: skip
         if recipe:
-            own.add_argument("words", nargs="+", metavar="RECIPE", help=RECIPES)
+            own.add_argument("words", nargs="*" if recipe == "optional" else "+", metavar="RECIPE", help=RECIPES)
             own.add_argument(
                 "--no-alone",
                 action="store_true",
@@ -121,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--teacher", metavar="FILE", help="weights of your teacher")
     new.add_argument("--data", metavar="PATH", help="your data")
     new.add_argument("--to", type=Path, metavar="FILE", help="write it here instead of printing it")
+    if first not in verbs.choices:
+        from kdcore import commands
+
+        for name, component in commands.verbs(Plugins()).items():
+            own = add(name, _command, commands.summary(component), recipe="optional")
+            own.set_defaults(component=component)
+            commands.add_options(own, component)
     return parser
 
 
@@ -260,6 +271,34 @@ def _export(options: argparse.Namespace) -> int:
     for file in export(restored, options.model, options.format or ["safetensors"], options.to):
         print(file)
     return 0
+
+
+@dataclass(frozen=True)
+class _Facade:
+    """What a plugin's command works with: see :class:`kdcore.hookspecs.Facade`."""
+
+    options: argparse.Namespace
+
+    @property
+    def words(self) -> Sequence[str]:
+        return tuple(self.options.words)
+
+    def restored(self) -> Restored:
+        if not self.options.words:
+            raise RecipeError([Problem("no recipe is named", "name the recipe of a finished run, or its folder")])
+        return _restored(self.options)
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+
+def _command(options: argparse.Namespace) -> int:
+    from kdcore import commands
+
+    component: Component = options.component
+    values = commands.given(options, component)
+    code: int | None = component.load()(_Facade(options), **values)
+    return code or 0
 
 
 def _plugins(options: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import pluggy
@@ -10,6 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from kdcore.errors import Problem
     from kdcore.recipe.schema import Recipe
+    from kdcore.run.restore import Restored
 
 KDCORE_API = 1
 """Version of the plugin contract; a plugin module that sets another ``KDCORE_API`` is not loaded."""
@@ -45,6 +46,25 @@ class Run(Protocol):
     def add_callback(self, callback: Any, *, why: str) -> None: ...
 
     def set_trainer(self, key: str, value: Any, *, why: str) -> None: ...
+
+
+class Facade(Protocol):
+    """What a command works with. Nothing is read or loaded before it is asked for."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """Recipe files and overrides, as given; empty where there were none."""
+
+    def restored(self) -> Restored:
+        """The models of a finished run, frozen and in eval mode, with its data, its task and its folder.
+
+        Raises:
+            RecipeError: no recipe was named, or it is wrong.
+            RunError: it has not been run.
+        """
+
+    def say(self, line: str) -> None:
+        """Print a line for the person who watches."""
 
 
 @hookspec

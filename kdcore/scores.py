@@ -27,7 +27,12 @@ class Scores(nn.Module):
     @property
     def need_teacher(self) -> bool:
         """Whether any metric compares the student with its teacher."""
-        return any(takes(metric) == "student_teacher" for metric in self.metrics.values())
+        return self.compares or any(takes(metric) == "student_teacher" for metric in self.metrics.values())
+
+    @property
+    def compares(self) -> bool:
+        """Whether any metric reads the teacher where there is one, and does without where there is none."""
+        return any(getattr(metric, "compares", False) for metric in self.metrics.values())
 
     def update(self, task: Task, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> None:
         """Add one batch.

@@ -74,6 +74,45 @@ def test_every_view_is_a_run_of_its_own() -> None:
     )
 
 
+def reading(cast: Cast, **reads: str) -> Cast:
+    for name, read in reads.items():
+        cast.module(name).reads = (read,)  # type: ignore[assignment]
+    return cast
+
+
+@pytest.mark.parametrize(
+    ("reads", "wanted", "expected"),
+    [
+        ({"student": "zeus"}, ["student"], ["zeus", "student"]),
+        ({"student": "frozen"}, ["student"], ["hera", "zeus", "frozen", "student"]),
+        ({"student": "mean"}, ["student", "ares"], ["ares", "mean", "student"]),
+        ({"ares": "zeus"}, ["ares", "student"], ["zeus", "ares", "student"]),  # against the alphabet
+        ({"ares": "zeus"}, ["student"], ["student"]),
+    ],
+)
+def test_who_reads_a_model_runs_after_it(reads: dict[str, str], wanted: list[str], expected: list[str]) -> None:
+    cast = reading(cast_of(), **reads)
+    assert cast.order(Ref(name) for name in wanted) == tuple(Ref(name) for name in expected)
+
+
+def test_a_frozen_reader_is_shown_what_it_reads() -> None:
+    cast = reading(cast_of(), ares="zeus")
+    cast.run(cast.order([Ref("ares")]), batch_of())
+    assert called(cast) == ["zeus", "ares"]
+    assert [list(others) for _, _, others, *_ in task_of(cast).calls] == [[], ["zeus"]]
+
+
+@pytest.mark.parametrize("read", ["peer", "apollo"])
+def test_what_is_read_must_be_a_teacher(read: str) -> None:
+    cast = reading(cast_of(), student=read)
+    with pytest.raises(RunError) as found:
+        cast.order([Ref("student")])
+    assert str(found.value) == (
+        f"model `student` reads the signals of `{read}`, which is no teacher of this stage: "
+        "name it among the stage's `teachers`"
+    )
+
+
 # --- a step -----------------------------------------------------------------------------------------------------------
 
 

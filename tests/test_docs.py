@@ -91,7 +91,7 @@ def test_the_example_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     from kdcore.registry import Component
 
-    (code,) = re.findall(r"```python\n(.*?)```", page("hooks.md"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", page("hooks.md"), re.DOTALL)
     factory = PluginFactory(tmp_path / "site", monkeypatch)
     factory.install("detection", code)
 
@@ -100,6 +100,27 @@ def test_the_example_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     factory.forget()
     assert isinstance(found, Component), found
     assert found.target == "kdcore_detection.losses.fgd:FGD"
+
+
+def test_the_example_of_a_verb_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from plugin_factory import PluginFactory
+
+    _, code, *_ = re.findall(r"```python\n(.*?)```", page("hooks.md"), re.DOTALL)
+    factory = PluginFactory(tmp_path / "site", monkeypatch)
+    (target,) = re.findall(r'`add\("command", "draft_bench", "([^"]+)"\)`', page("hooks.md"))
+    register = f'        add("command", "draft_bench", "{target}")\n'
+    hook = "from kdcore.hookspecs import hookimpl\nKDCORE_API = 1\n@hookimpl\ndef kdcore_register(add):\n"
+    package = factory.install("specdec", hook + register[4:])
+    verb = f"from __future__ import annotations\n{code}    print(tokens, greedy, run)\n"
+    factory.write(f"{package}/commands.py", verb)
+    monkeypatch.setattr(cli, "_restored", lambda options: options.words)
+
+    assert cli.run(["draft-bench", "r.yaml", "--tokens", "64", "--greedy"]) == 0
+    assert capsys.readouterr().out == "64 True ['r.yaml']\n"
+
+    factory.forget()
 
 
 def test_each_kind_has_one_row_in_order() -> None:

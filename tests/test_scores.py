@@ -168,3 +168,29 @@ def test_a_named_tuple_stays_one() -> None:
     assert type(moved) is type(pair)
     assert moved.first.is_meta
     assert moved.second == 2
+
+
+class Comparing(Told):
+    """Reads the teacher where there is one."""
+
+    compares = True
+
+
+@pytest.mark.parametrize(
+    ("metrics", "needs", "compares"),
+    [
+        ({"told": Told(1.0)}, False, False),
+        ({"told": Told(1.0), "agreement": Told(1.0, "student_teacher")}, True, False),
+        ({"told": Comparing(1.0)}, True, True),
+        ({}, False, False),
+    ],
+)
+def test_which_metrics_want_a_teacher(metrics: dict[str, Metric], needs: bool, compares: bool) -> None:
+    found = Scores(metrics)
+    assert (found.need_teacher, found.compares) == (needs, compares)
+
+
+def test_a_metric_that_compares_is_filled_without_a_teacher_too() -> None:
+    found = Scores({"told": Comparing(torch.tensor(0.5))})
+    found.update(Vectors(), STUDENT, {}, LABELS)
+    assert found.compute() == {"told": 0.5}

@@ -19,20 +19,26 @@ from kdcore.plugins import Plugins
 from kdcore.recipe.schema import Recipe, Stage
 from kdcore.run.folder import RunFolder, find_stage
 from kdcore.run.identity import installed_versions, stage_identities
-from kdcore.run.results import last_stage, pairs, roles
+from kdcore.run.results import compared, last_stage, roles
 from kdcore.teachers import Follower
 from kdcore.weights.state import read_state
+from kdcore.weights.uris import run_of
 
 
 @dataclass
 class Restored:
-    """The models of a finished recipe, with the data, the task and the metrics of its last stage."""
+    """The models of a finished recipe, with the data, the task and the metrics of its last stage.
+
+    Attributes:
+        folder: of the run that holds the last stage; what is found out about the models may be written there.
+    """
 
     recipe: Recipe
     builder: Builder
     stage: Stage
     data: Data
     cast: Cast
+    folder: Path
 
 
 def restore(
@@ -61,7 +67,7 @@ def restore(
     data.trainer = None  # the whole split in this process
     task = builder.task(last.task, data)
     names = tuple(name for name in roles(recipe) if not isinstance(builder.model(name, task.facts), Follower))
-    return Restored(recipe, builder, last, data, builder.bare_cast(names, task))
+    return Restored(recipe, builder, last, data, builder.bare_cast(names, task), run_of(places[last.name]))
 
 
 def _place(recipe: Recipe, stage: str, identity: str, runs: Path) -> Path:
@@ -76,8 +82,7 @@ def _place(recipe: Recipe, stage: str, identity: str, runs: Path) -> Path:
 
 def _pins(place: Path) -> dict[str, Any]:
     """The addresses of weights as the run that holds this stage has pinned them."""
-    above = place.parent.parent if place.parent.name.startswith("seed-") else place.parent
-    return RunFolder(above).read().get("pins") or {}
+    return RunFolder(run_of(place)).read().get("pins") or {}
 
 
 def score(restored: Restored, split: Literal["val", "test"]) -> list[str]:
@@ -89,10 +94,9 @@ def score(restored: Restored, split: Literal["val", "test"]) -> list[str]:
     cast, data = restored.cast, restored.data
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
     names = [name for name in roles(restored.recipe) if name in cast.frozen or name in cast.ensembles]
-    teachers = {pair.student: (pair.teacher,) for pair in pairs(restored.recipe) if pair.teacher in names}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     empty = {name: restored.builder.scores(restored.stage, cast.task) for name in names}
-    metrics, _ = evaluate(cast, empty, loader, device, teachers=teachers)
+    metrics, _ = evaluate(cast, empty, loader, device, teachers=compared(restored.recipe, empty))
     width = max(map(len, names))
     return [
         f"{name:<{width}}  " + "  ".join(f"{metric} {value:.4f}" for metric, value in metrics[name].items())

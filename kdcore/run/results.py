@@ -13,6 +13,7 @@ from kdcore.recipe.schema import Recipe, Stage
 from kdcore.report.measure import cost
 from kdcore.report.page import ModelResult, Pair, SeedResult
 from kdcore.run.stages import SeedRun
+from kdcore.scores import Scores
 from kdcore.teachers import Follower
 
 BATCH = 64
@@ -58,6 +59,21 @@ def roles(recipe: Recipe) -> dict[str, str]:
     return found
 
 
+def compared(recipe: Recipe, scores: Mapping[str, Scores]) -> dict[str, tuple[str, ...]]:
+    """Whom each model is held against: a student, and the same net trained alone, against the student's teacher.
+
+    A teacher is held against itself where a metric ``compares``: without a teacher it would mean something else.
+    """
+    itself = any(one.compares for one in scores.values())
+    teachers: dict[str, tuple[str, ...]] = {}
+    for pair in reversed(pairs(recipe)):  # of several with one model alone, the first counts
+        if pair.teacher is None or pair.teacher not in scores:
+            continue
+        names = [pair.student, *([pair.alone] if pair.alone else []), *([pair.teacher] if itself else [])]
+        teachers.update(dict.fromkeys(names, (pair.teacher,)))
+    return teachers
+
+
 def measure(run: SeedRun, split: Literal["test", "val"]) -> SeedResult:
     """Every model of one seed: its metrics on the validation set and on the split, and what it costs.
 
@@ -70,11 +86,11 @@ def measure(run: SeedRun, split: Literal["test", "val"]) -> SeedResult:
     known = roles(recipe)
     names = tuple(name for name in known if not isinstance(builder.model(name, task.facts), Follower))
     cast = builder.bare_cast(names, task)
-    teachers = {pair.student: (pair.teacher,) for pair in pairs(recipe) if pair.teacher in names}
+    empty = {name: builder.scores(stage, task) for name in names}
+    teachers = compared(recipe, empty)
 
     def score(which: Literal["test", "val"]) -> tuple[Mapping[str, Mapping[str, float]], dict[str, Tensor]]:
         loader = data.test_dataloader() if which == "test" else data.val_dataloader()
-        empty = {name: builder.scores(stage, task) for name in names}
         return evaluate(cast, empty, loader, run.device, teachers=teachers, per_sample=task.primary[0])
 
     val, scores = score("val")

@@ -50,7 +50,60 @@ def test_metrics_that_compare_take_the_first_teacher(workshop: Workshop) -> None
     workshop.fit(*words)
     out = workshop.kdcore("validate", *words).out
     assert 0 <= line(out, "student")["agreement"] <= 1
-    assert "agreement" not in line(out, "alone")
+    assert 0 <= line(out, "alone")["agreement"] <= 1  # what the student's is to be held against
+    assert "agreement" not in line(out, "teacher")
+    for model, found in workshop.report()["models"].items():
+        assert line(out, model).keys() == found["metrics"].keys()
+
+
+ACCEPTANCE = """
+from typing import ClassVar
+
+from kdcore.hookspecs import hookimpl
+from kdcore.metrics.agreement import Agreement
+from kdcore.tasks.classify import Classify
+
+
+class Likeness(Agreement):
+    takes: ClassVar[str] = "likeness"
+    compares: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Likened(Classify):
+    primary: ClassVar[tuple[str, str]] = ("likeness", "max")
+
+    def observe(self, student, teachers, batch):
+        observed = super().observe(student, teachers, batch)
+        # without a teacher: agreement with the labels
+        labels = batch["labels"]
+        right = labels.new_zeros(len(labels), self.facts["classes"]).scatter_(1, labels[:, None], 1).float()
+        return observed | {"likeness": observed.get("student_teacher", (student["logits"], right))}
+
+
+@hookimpl
+def kdcore_register(add):
+    add("metric", "likeness", Likeness)
+    add("task", "likened", Likened)
+"""
+
+
+def test_a_metric_that_compares_holds_everyone_against_the_teacher(workshop: Workshop) -> None:
+    plugin = workshop.write("likeness.py", ACCEPTANCE)
+    words = ("task={use: local.likened}", "metrics.agreement={use: agreement}", "--plugin", plugin)
+    workshop.fit(*words)
+    models = workshop.report()["models"]
+    for name in ("student", "alone", "teacher"):
+        metrics = models[name]["metrics"]
+        assert metrics["likeness"]["test"] == metrics["agreement"]["test"], name
+    assert models["teacher"]["metrics"]["likeness"]["test"] == 1.0
+    assert workshop.report()["primary"]["name"] == "likeness"
+    # the teacher's own stage has no teacher: there the metric is the share of right answers
+    history = (workshop.folders()[0] / "teach" / "metrics.csv").read_text(encoding="utf-8")
+    assert "teach/val/likeness" in history
+    assert models["teacher"]["metrics"]["likeness"]["last"] < 1.0
 
 
 NO_TEST = """
