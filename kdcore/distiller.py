@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -79,6 +80,8 @@ class Distiller(pl.LightningModule):
         self._scheduled = any(callable(loss.weight) or has_schedule(loss.loss) for loss in losses)
         self._running = Running()
         self._is_gated = False
+        self._batch: Batch = {}
+        self._learning: list[nn.Parameter] = []
         self._weights: tuple[list[Any], Tensor] = ([], torch.empty(0))
         self._total_steps = 1
         self._log_every = 1
@@ -112,11 +115,24 @@ class Distiller(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         window = batch.pop(WINDOW, None)
+        self._batch = batch
+        return self._loss(batch, window)
+
+    def _loss(self, batch: Batch, window: dict[str, Tensor] | None) -> Tensor:
         batch = self.prepared(batch)
         if self._scheduled:
             self._set_progress()
         totals = self.totals(self.cast.run(self._train_order, batch, self.teacher_timer), batch)
         return self._add_up(totals, window)
+
+    @torch.enable_grad()
+    def _again(self) -> Tensor:
+        """The loss and its gradient once more on the batch of this step, without the trainer's hooks around it."""
+        for parameter in self._learning:
+            parameter.grad = None
+        loss = self._loss(self._batch, None)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def totals(self, signals: Mapping[Ref, Signals], batch: Batch) -> list[tuple[BoundLoss, dict[str, Total]]]:
         """Every loss's sum and count on one batch; autocast is off inside."""
@@ -133,7 +149,7 @@ class Distiller(pl.LightningModule):
 
     def _add_up(self, totals: list[tuple[BoundLoss, dict[str, Total]]], window: dict[str, Tensor] | None) -> Tensor:
         parts = [(loss, name, part) for loss, found in totals for name, part in found.items()]
-        sums, counts = torch.stack([part.sum for *_, part in parts]), torch.stack([part.count for *_, part in parts])
+        sums, counts = _stacked([part.sum for *_, part in parts]), _stacked([part.count for *_, part in parts])
         terms = means = sums / counts.clamp(min=1)
         world = self.trainer.world_size
         if window or world > 1:
@@ -255,13 +271,16 @@ class Distiller(pl.LightningModule):
             )
         self._total_steps = max(1, int(steps))
         self._running.start(self.device)
-        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
         scales = self.trainer.scaler is not None  # a gradient scaler skips such updates itself
         if getattr(optimizer, "_step_supports_amp_scaling", False) and not scales:
             # fused optimizers skip the update on the device where this is 1: no read, no wait
-            optimizer.found_inf = self._running.bad  # type: ignore[union-attr]
+            optimizer.found_inf = self._running.bad
             self._is_gated = True
         self._is_gated |= scales
+        if hasattr(optimizer, "again") and self._needs_no_trainer():
+            self._learning = [one for group in optimizer.param_groups for one in group["params"]]
+            optimizer.again = self._again
         if self._resumed is not None:
             # Lightning restores a loader while it sets it up, and forgets to where anyone asked for the number of
             # steps before it read the checkpoint
@@ -272,6 +291,14 @@ class Distiller(pl.LightningModule):
             if len(saved) == self.trainer.world_size:
                 set_state(saved[self.trainer.global_rank])
             self._resumed = None
+
+    def _needs_no_trainer(self) -> bool:
+        """Whether a gradient is just that: no ranks, no scaling, no clipping, no accumulation, gated on the device."""
+        trainer = self.trainer
+        if not self._is_gated:
+            return False
+        alone = isinstance(trainer.strategy, SingleDeviceStrategy) and type(trainer.precision_plugin) is Precision
+        return alone and not trainer.gradient_clip_val and trainer.accumulate_grad_batches == 1
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         optimizer.step(closure=optimizer_closure)
@@ -317,6 +344,11 @@ class Distiller(pl.LightningModule):
         self.latest = checkpoint["latest"]
         for name, state in checkpoint["followers"].items():
             self.cast.followers[name].load_state_dict(state)
+
+
+def _stacked(scalars: list[Tensor]) -> Tensor:
+    """(number of scalars,); of one alone without a copy, which a small step would feel."""
+    return scalars[0].view(1) if len(scalars) == 1 else torch.stack(scalars)
 
 
 def _of_all_ranks(state: dict[str, Any], world: int) -> list[dict[str, Any]]:

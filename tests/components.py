@@ -196,6 +196,20 @@ def plain_sgd(groups: list[dict[str, Any]], *, lr: float) -> torch.optim.Optimiz
     return torch.optim.SGD(groups, lr=lr, fused=False, foreach=False)
 
 
+class Twice(torch.optim.SGD):
+    """Makes two updates of each batch."""
+
+    again: Any = None
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        return super().step(self.again or closure)
+
+
+def twice(groups: list[dict[str, Any]], *, lr: float, fused: bool = True) -> torch.optim.Optimizer:
+    return Twice(groups, lr=lr, fused=fused)
+
+
 def widen_head(module: nn.Module, *, scale: float) -> nn.Module:
     """An edit: multiplies the head's weights."""
     with torch.no_grad():
@@ -218,5 +232,6 @@ def kdcore_register(add: Add) -> None:
     add("schedule", "memory", memory)
     add("schedule", "balance", balance)
     add("optimizer", "plain_sgd", plain_sgd)
+    add("optimizer", "twice", twice)
     add("edit", "widen_head", widen_head)
     add("edit", "forget", forget)

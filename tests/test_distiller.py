@@ -220,6 +220,51 @@ def test_gradients_are_clipped(lab: Lab, precision: str) -> None:
     assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
 
 
+# ---- several updates of a batch
+
+
+def test_an_optimizer_may_ask_for_the_gradient_again(lab: Lab) -> None:
+    built = lab.stage("optimizer={use: local.twice, lr: 0.5}", "trainer.max_steps=3")
+    student, teacher = built.cast.trained["student"], built.cast.frozen["teacher"].module
+    mine = copy_of(student)
+    seen = [batch for batch in list(batches(built))[:3] for _ in range(2)]
+    by_hand(mine, teacher, seen, torch.optim.SGD(mine.parameters(), lr=0.5))
+    lab.fit(built)
+    assert distance(weights(student), weights(mine)) < 1e-6
+    again = built.distiller.optimizers(use_pl_optimizer=False).again  # type: ignore[union-attr]
+    assert again == built.distiller._again
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("trainer.gradient_clip_val=0.01",),
+        ("trainer.accumulate_grad_batches=2",),
+        ("trainer.precision=bf16-mixed",),
+        ("optimizer.fused=false",),  # an update that cannot be gated on the device is looked at by the trainer
+    ],
+)
+def test_it_is_asked_through_the_trainer_where_that_has_something_to_do(lab: Lab, overrides: tuple[str, ...]) -> None:
+    built = lab.stage("optimizer={use: local.twice, lr: 0.5}", "trainer.max_steps=2", *overrides)
+    before = weights(built.cast.trained["student"])
+    lab.fit(built)
+    assert built.distiller.optimizers(use_pl_optimizer=False).again is None  # type: ignore[union-attr]
+    assert distance(weights(built.cast.trained["student"]), before) > 0
+
+
+def test_an_update_made_again_is_gated_too(lab: Lab) -> None:
+    built = lab.stage("optimizer={use: local.twice, lr: 0.5}", "trainer.max_epochs=2")
+    poison(built.cast.frozen["teacher"].module, at=5)  # the second update of the third batch
+    good = lab.stage("optimizer={use: local.twice, lr: 0.5}", "trainer.max_steps=3")
+    poison(good.cast.frozen["teacher"].module, at=6)
+    with pytest.raises(RunError, match="the loss `kd` became nan"):
+        lab.fit(built, log_every_n_steps=4)
+    found = weights(built.cast.trained["student"])
+    assert all(bool(value.isfinite().all()) for value in found.values())
+    lab.fit(good)
+    assert distance(found, weights(good.cast.trained["student"])) > 0  # one update less
+
+
 # ---- numbers gone wrong
 
 

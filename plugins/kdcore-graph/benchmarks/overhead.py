@@ -89,7 +89,7 @@ def by_hand(folder: Path, steps: int) -> float:
     student, teacher = built.cast.module("student").train(), built.cast.module("teacher")
     with torch.no_grad():
         target = teacher(batch["features"], batch["edges"])["logits"]
-    optimizer = adam([{"params": list(student.parameters())}])
+    optimizer = adam(built.distiller._parameter_groups())  # the same groups: biases do not decay
     start = 0.0
     for step in range(steps):
         if step == INNER:

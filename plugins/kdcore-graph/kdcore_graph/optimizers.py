@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Adam, Optimizer
@@ -31,13 +32,20 @@ def adam(
 
 
 class _InnerAdam(Adam):
-    """Asks the closure for a loss and its gradients several times in a step, as torch's LBFGS does."""
+    """Asks the closure for a loss and its gradients several times in a step, as torch's LBFGS does.
+
+    Attributes:
+        again: set by the core where the trainer has nothing to do between two updates; it is asked from the second on.
+    """
+
+    again: Callable[[], Any] | None = None
 
     def __init__(self, inner_steps: int, groups: list[dict[str, Any]], **settings: Any) -> None:
         super().__init__(groups, **settings)
         self._inner_steps = inner_steps
 
     def step(self, closure: Any = None) -> Any:
-        for _ in range(self._inner_steps if closure is not None else 1):
-            loss = super().step(closure)
+        loss = super().step(closure)
+        for _ in range(self._inner_steps - 1 if closure is not None else 0):
+            loss = super().step(self.again or closure)
         return loss

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -55,3 +57,22 @@ def test_an_update_that_is_gated_is_skipped() -> None:
 def test_no_step_is_refused() -> None:
     with pytest.raises(ValueError, match="inner_steps=0: give at least 1"):
         adam([], inner_steps=0)
+
+
+def test_from_the_second_update_on_the_shorter_way_is_asked_where_there_is_one() -> None:
+    asked: list[str] = []
+    p = torch.nn.Parameter(torch.tensor([1.0]))
+
+    def way(name: str) -> Callable[[], torch.Tensor]:
+        def closure() -> torch.Tensor:
+            asked.append(name)
+            p.grad = torch.ones(1)
+            return torch.zeros(())
+
+        return closure
+
+    optimizer = adam([{"params": [p]}], inner_steps=3)
+    optimizer.step(way("long"))
+    optimizer.again = way("short")  # type: ignore[attr-defined]
+    optimizer.step(way("long"))
+    assert asked == ["long"] * 4 + ["short"] * 2
