@@ -20,10 +20,10 @@ from kdcore.plugins import Plugins
 from kdcore.recipe.content import digest
 from kdcore.recipe.schema import DataSlot, ModelSlot, Nested, Recipe, Slot, Stage
 from kdcore.registry import Component
-from kdcore.run.folder import read_json
 from kdcore.scores import Scores
 from kdcore.task import Task, set_input_statistics
 from kdcore.teachers import Composite, Ensemble, Follower, Frozen
+from kdcore.weights.about import classes_of
 from kdcore.weights.fitting import fit_state
 from kdcore.weights.uris import local_file, scheme_of
 
@@ -50,7 +50,7 @@ class Builder:
     tables: dict[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     """What the stages with `do` have written, by stage."""
     class_names: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
-    """The classes that the weights of a model were trained for, where a card beside them says so."""
+    """The classes that the weights of a model were trained for, where they or a card beside them say so."""
     _learns: dict[str, set[str]] = field(default_factory=dict)
     _data: dict[str, Data] = field(default_factory=dict)
 
@@ -186,16 +186,11 @@ class Builder:
         address = self.pins.get(name, uri)
         component = self.component("weights", Slot(f"{slot.path}.weights", scheme_of(address)))
         state, self.pins[name] = component.load()(address, runs=self.runs)
-        self.class_names[name] = self._known_classes(self.pins[name])
+        # a head that is allowed not to fit speaks of other classes
+        file = local_file(self.pins[name], runs=self.runs)
+        self.class_names[name] = None if slot.partial else classes_of(state, file)
         for line in fit_state(model, state, partial=slot.partial, source=uri):
             self.say(f"model `{name}`: {line}")
-
-    def _known_classes(self, pinned: str) -> tuple[str, ...] | None:
-        """The classes that the card beside a file of weights names, in their order."""
-        file = local_file(pinned, runs=self.runs)
-        card = None if file is None else read_json(file.with_suffix(".json"))
-        names = card.get("class_names") if card is not None else None
-        return tuple(map(str, names)) if isinstance(names, list) else None
 
     def make_edit(self, slot: Slot, model: nn.Module) -> nn.Module:
         """Apply an edit, a pure function of a module and plain arguments."""

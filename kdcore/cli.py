@@ -324,7 +324,18 @@ def _doctor(options: argparse.Namespace) -> int:
 def _new_recipe(options: argparse.Namespace) -> int:
     from kdcore.new_recipe import new_recipe
 
-    text = new_recipe(options.task, teacher=options.teacher, data=options.data, plugins=_present(options))
+    def architecture_of(file: Path) -> str | None:
+        from kdcore.weights.about import architecture_of  # imports torch
+
+        return architecture_of(file)
+
+    text = new_recipe(
+        options.task,
+        teacher=options.teacher,
+        data=options.data,
+        plugins=_present(options),
+        architecture_of=architecture_of,
+    )
     if options.to is None:
         print(text, end="")
         return 0

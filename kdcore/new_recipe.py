@@ -12,6 +12,8 @@ from kdcore.discovery import core_version, recipe_folder
 from kdcore.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kdcore.hookspecs import Kind
     from kdcore.plugins import Plugins
     from kdcore.registry import Component, Parameter
@@ -68,13 +70,23 @@ _STAGES_WITH_TEACHER = """\
 """
 
 
-def new_recipe(task: str, *, teacher: str | None, data: str | None, plugins: Plugins) -> str:
+def new_recipe(
+    task: str,
+    *,
+    teacher: str | None,
+    data: str | None,
+    plugins: Plugins,
+    architecture_of: Callable[[Path], str | None] = lambda file: None,
+) -> str:
     """The text of a commented recipe.
 
     Args:
-        task: a task's full name. A plugin may ship its own ``recipes/new.yaml`` with ``{{teacher}}`` and ``{{data}}``.
+        task: a task's full name. A plugin may ship its own ``recipes/new.yaml`` with ``{{teacher}}`` and ``{{data}}``,
+            and with ``{{arch}}``, the net's name as the teacher's file gives it, or ``???``.
         teacher: a file with the teacher's weights; without one the recipe trains the teacher too.
         data: the path of the data.
+        architecture_of: reads the name of a net from a file of weights, which takes torch; asked only where a template
+            wants to know.
 
     Raises:
         RecipeError: there is no such task, or a file that is not there or not what it is called.
@@ -87,7 +99,13 @@ def new_recipe(task: str, *, teacher: str | None, data: str | None, plugins: Plu
     template = _own_template(found, plugins)
     if template is not None:
         weights = "null" if teacher is None else _quote(f"file://{Path(teacher).expanduser().absolute()}")
-        return template.replace("{{teacher}}", weights).replace("{{data}}", _quote(str(where or "DATA")))
+        filled = {"teacher": weights, "data": _quote(str(where or "DATA"))}
+        if "{{arch}}" in template:
+            name = None if teacher is None else architecture_of(Path(teacher).expanduser())
+            filled["arch"] = "???" if name is None else _quote(name)
+        for name, value in filled.items():
+            template = template.replace("{{" + name + "}}", value)
+        return template
     return _generic(found, teacher, described or [], where, plugins)
 
 

@@ -745,6 +745,21 @@ def test_a_teacher_whose_classes_have_another_order_is_refused(
     )
 
 
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_checkpoint_that_names_its_classes_is_compared_too(lab: Lab, partial: bool) -> None:
+    words = ("data={use: digits}", "models.teacher={use: mlp, hidden: [4]}", "~stages.teach")
+    builder = lab.builder("data={use: digits}", "models.teacher={use: mlp, hidden: [4]}")
+    net = builder.net("teacher", builder.data(builder.recipe.data).facts)
+    numbers = {name: number for number, name in enumerate("1023456789")}
+    torch.save({"state_dict": net.state_dict(), "class_to_idx": numbers}, lab.folder / "big.pth")
+    words = (*words, f"models.teacher.weights={lab.folder / 'big.pth'}")
+    if partial:  # its head starts afresh, so what it knew no longer counts
+        lab.stage(*words, "models.teacher.partial=[head.*]")
+        return
+    with pytest.raises(RecipeError, match=r"know the classes 1, 0, 2, 3, 4, 5, 6, 7, 8, 9 in this order"):
+        lab.stage(*words)
+
+
 def test_a_file_beside_the_weights_that_is_no_card_says_nothing(lab: Lab) -> None:
     builder = lab.builder("data={use: digits}", "models.teacher={use: mlp, hidden: [4]}")
     net = builder.net("teacher", builder.data(builder.recipe.data).facts)

@@ -248,3 +248,41 @@ class TestTorchFiles:
 def test_the_yaml_is_safe() -> None:
     assert "!!" not in write()
     assert "kdcore_detection" not in sys.modules
+
+
+class TestATemplateThatWantsTheNetsName:
+    TEMPLATE = "models: {teacher: {name: {{arch}}, weights: {{teacher}}}}\n"
+
+    def written(self, plugins: PluginFactory, teacher: Path | None, name: str | None) -> tuple[str, list[Path]]:
+        register = HEALTHY.replace(
+            'add("loss", "fgd"', 'add("task", "boxes", "{package}.losses:yolo")\n        add("loss", "fgd"'
+        )
+        package = plugins.install("detection", register)
+        plugins.write(f"{package}/recipes/new.yaml", self.TEMPLATE)
+        asked: list[Path] = []
+
+        def architecture_of(file: Path) -> str | None:
+            asked.append(file)
+            return name
+
+        text = new_recipe(
+            "detection.boxes",
+            teacher=None if teacher is None else str(teacher),
+            data=None,
+            plugins=Plugins(),
+            architecture_of=architecture_of,
+        )
+        return text, asked
+
+    def test_it_is_read_from_the_teachers_file(self, plugins: PluginFactory, tmp_path: Path) -> None:
+        file = safetensors(tmp_path / "net.safetensors", HEADER)
+        text, asked = self.written(plugins, file, "resnet: 50")
+        assert text == f'models: {{teacher: {{name: "resnet: 50", weights: "file://{file}"}}}}\n'
+        assert asked == [file]
+
+    def test_where_the_file_does_not_tell_it_is_to_be_given(self, plugins: PluginFactory, tmp_path: Path) -> None:
+        text, _ = self.written(plugins, safetensors(tmp_path / "net.safetensors", HEADER), None)
+        assert "name: ???, " in text
+
+    def test_without_a_teacher_nobody_is_asked(self, plugins: PluginFactory) -> None:
+        assert self.written(plugins, None, "resnet50") == ("models: {teacher: {name: ???, weights: null}}\n", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,7 +44,9 @@ def read_state(path: Path) -> State:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        # a Namespace is what training scripts keep their arguments in; making one runs no code of the file
+        with torch.serialization.safe_globals([Namespace]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RunError(_refused(path, error)) from None
     except Exception as error:  # a truncated zip, a text file: torch raises whatever its parser met

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,16 @@ def test_the_template_asks_for_the_net_s_name(
     assert run(["check", made]) == 2
     assert "models.teacher.name: is still to be given" in capsys.readouterr().err
     assert run(["check", made, "models.teacher.name=resnet10t"]) == 0
+
+
+def test_a_checkpoint_that_names_its_net_needs_no_more(
+    stranger: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    state = torch.load(stranger[0], weights_only=True)
+    torch.save({**state, "args": Namespace(model="resnet10t", lr=0.1)}, stranger[0])
+    made = new(stranger, tmp_path)
+    assert "name: \"resnet10t\"" in Path(made).read_text(encoding="utf-8")
+    assert run(["check", made]) == 0
 
 
 def test_the_template_without_a_teacher_says_what_to_do(
