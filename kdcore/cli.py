@@ -125,6 +125,9 @@ def _parser(first: str = "") -> argparse.ArgumentParser:
     new.add_argument("--teacher", metavar="FILE", help="weights of your teacher")
     new.add_argument("--data", metavar="PATH", help="your data")
     new.add_argument("--to", type=Path, metavar="FILE", help="write it here instead of printing it")
+    author = add("new-plugin", _new_plugin, "write the package of a plugin, complete and tested", recipe=False)
+    author.add_argument("name", help="the word before its components' names in recipes, for instance my_losses")
+    author.add_argument("--to", type=Path, metavar="DIR", help="the new folder (default: kdcore-NAME)")
     if first not in verbs.choices:
         from kdcore import commands
 
@@ -343,4 +346,14 @@ def _new_recipe(options: argparse.Namespace) -> int:
         raise RecipeError([Problem(f"{options.to} exists already", "choose another name with --to")])
     options.to.write_text(text, encoding="utf-8")
     print(f"wrote {options.to}; next: python -m kdcore check {options.to}")
+    return 0
+
+
+def _new_plugin(options: argparse.Namespace) -> int:
+    from kdcore.new_plugin import new_plugin
+
+    folder = options.to or Path(f"kdcore-{options.name.replace('_', '-')}")
+    for path in new_plugin(options.name, folder):
+        print(path)
+    print(f"next: cd {folder} && pip install -e '.[dev]' && pytest")
     return 0

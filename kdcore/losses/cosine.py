@@ -25,6 +25,7 @@ class Cosine(Loss):
     Raises:
         ValueError: ``axis`` is needed; the two signals differ in shape; mask or weight do not fit them.
 
+    **Paper**: none; the angle is older than all of them.
     **Deviation**: a vector shorter than 1e-8 has no direction; its term is 1 and its gradient 0.
     """
 
