@@ -85,13 +85,23 @@ def _stage(stage: Stage) -> dict[str, Any]:
 
 
 def _model(slot: ModelSlot, runs: Path) -> dict[str, Any]:
-    """What a model's slot says; weights of a file or an earlier run count by their content, wherever they lie."""
+    """What a model's slot says; weights of a file or an earlier run count by their content, wherever they lie.
+
+    So does what a factory reads itself: a parameter that holds a path, of a file or of a folder of files.
+    """
     said: dict[str, Any] = content(slot)
     path = local_file(slot.weights or "", runs=runs)
     if path is not None:
-        status = path.stat()
-        said["weights"] = _sha256(path, status.st_size, status.st_mtime_ns)
-    return said
+        said["weights"] = _content(path)
+    read = {name: value for name, value in slot.args.items() if isinstance(value, Path) and value.exists()}
+    return said | {"args": said["args"] | {name: _content(value) for name, value in read.items()}} if read else said
+
+
+def _content(path: Path) -> Any:
+    if path.is_dir():
+        return {file.name: _content(file) for file in sorted(path.iterdir()) if file.is_file()}
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache

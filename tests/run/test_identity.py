@@ -200,6 +200,38 @@ def test_a_file_of_weights_that_is_missing_is_left_to_the_build(
     assert changed(weights(tmp_path / "gone")) == {"teach", "distil"}
 
 
+def reading(path: Path) -> Recipe:
+    return with_model("teacher", args={"width": 64, "pretrained": path})
+
+
+def test_a_file_that_a_factory_reads_itself_counts_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "net.gguf"
+    path.write_bytes(b"first")
+    first = identities(reading(path))
+    assert identities(reading(path.rename(tmp_path / "moved.gguf"))) == first
+    (tmp_path / "moved.gguf").write_bytes(b"other")
+    new = identities(reading(tmp_path / "moved.gguf"))
+    assert {name for name in new if new[name] != first[name]} == {"teach", "distil"}
+
+
+def test_a_folder_that_a_factory_reads_counts_by_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"first")
+    first = identities(reading(folder))
+    assert identities(reading(folder.rename(tmp_path / "moved"))) == first
+    for name, content in (("model.safetensors", b"other"), ("config.json", b"{1}"), ("new.json", b"{}")):
+        before = identities(reading(tmp_path / "moved"))
+        (tmp_path / "moved" / name).write_bytes(content)
+        assert identities(reading(tmp_path / "moved"))["distil"] != before["distil"], name
+
+
+def test_a_path_that_is_not_there_counts_as_it_is_written(tmp_path: Path) -> None:
+    one, other = identities(reading(tmp_path / "one")), identities(reading(tmp_path / "other"))
+    assert one["distil"] != other["distil"]
+
+
 def test_weights_of_an_earlier_run_count_by_their_content(tmp_path: Path) -> None:
     teacher = replace(RECIPE.models["teacher"], weights="run://big/teach/net")
     recipe = replace(RECIPE, models={**RECIPE.models, "teacher": teacher})
