@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import yaml
 from plugin_factory import PluginFactory
 from workshop import in_process
 
+import kdcore
 from kdcore.discovery import FIRST_PARTY, core_version
 from kdcore.errors import RecipeError
 from kdcore.hookspecs import KDCORE_API
@@ -135,3 +140,17 @@ def test_its_recipe_trains(plugins: PluginFactory, tmp_path: Path) -> None:
     result = in_process("fit", "mine", "trainer.max_epochs=2", "logger=null", "--runs", tmp_path / "runs")
     assert result.code == 0, result.err
     assert "`student`" in result.out.splitlines()[-2]
+
+
+def test_its_tests_pass_at_once(plugins: PluginFactory) -> None:
+    folder = installed(plugins, "mine")
+    # where kdcore is installed pytest knows its fixture, and must not be told twice
+    known = entry_points(group="pytest11", name="kdcore")
+    plugin = [] if known else ["-p", "kdcore.testing.pytest_plugin"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugin]
+    paths = {"PYTHONPATH": os.pathsep.join([str(plugins.site), str(Path(kdcore.__file__).parents[1])])}
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    dots = [line for line in done.stdout.splitlines() if re.match(r"^\.+ +\[100%\]$", line)]
+    assert dots, done.stdout
+    assert dots[0].count(".") > 10
