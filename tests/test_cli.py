@@ -49,7 +49,18 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    for verb in ("fit", "validate", "test", "check", "inspect", "export", "plugins", "doctor", "new-recipe", "new-plugin"):
+    for verb in (
+        "fit",
+        "validate",
+        "test",
+        "check",
+        "inspect",
+        "export",
+        "plugins",
+        "doctor",
+        "new-recipe",
+        "new-plugin",
+    ):
         assert re.search(rf"^    {verb}\s", shown, re.MULTILINE)
 
 

@@ -399,7 +399,18 @@ def test_a_wrong_fragment_is_found(tmp_path: Path) -> None:
         test_every_recipe_on_a_page_passes_the_check("losses: {kd: {temperatur: 3}}\n", True, tmp_path)
 
 
-VERBS = ["_fit", "_validate", "_test", "_check", "_inspect", "_export", "_plugins", "_doctor", "_new_recipe", "_new_plugin"]
+VERBS = [
+    "_fit",
+    "_validate",
+    "_test",
+    "_check",
+    "_inspect",
+    "_export",
+    "_plugins",
+    "_doctor",
+    "_new_recipe",
+    "_new_plugin",
+]
 """The functions of kdcore/cli.py that carry out the verbs."""
 
 
