@@ -1,0 +1,1 @@
+"""Draft models for speculative decoding: trained by distillation, proved by decoding."""
