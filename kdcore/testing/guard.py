@@ -16,14 +16,7 @@ from torch.nn.modules import module as global_hooks
 TOLERATED = ("PYTEST_", "CUDA_", "KMP_", "PL_", "PYTORCH_", "TORCH", "WANDB_")
 """How the variables begin that pytest, torch, Lightning and W&B set for themselves."""
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL = tuple(name for name in vars(global_hooks) if name.startswith("_global_") and name.endswith("_hooks"))
 
 

@@ -225,7 +225,7 @@ def _fits(case: PluginCase) -> None:
     for recipe, overrides in case.fit.items():
         stages: dict[str, Any] = {}
         for word in case.words(recipe):
-            stages |= yaml.safe_load(shipped[str(word)].read_text(encoding="utf-8")).get("stages", {})
+            stages |= yaml.safe_load(shipped[str(word)].read_text(encoding="utf-8")).get("stages") or {}
         steps = [f"stages.{name}.trainer.max_steps=2" for name, stage in stages.items() if "trainer" in (stage or {})]
         with case.runner() as runner:
             runner.fit(case.words(recipe), *SHORT, *steps, *overrides)

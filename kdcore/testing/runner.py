@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -90,7 +91,9 @@ class Runner:
         from kdcore.cli import run
 
         out, err = io.StringIO(), io.StringIO()
-        with self._at_home(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        quiet = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+        logs = _wandb_offline() if verb == "fit" else contextlib.nullcontext()
+        with self._at_home(), logs, quiet[0], quiet[1]:
             try:
                 code = run([verb, *map(str, words)])
             except SystemExit as stop:
@@ -157,9 +160,9 @@ class Runner:
 
     @contextmanager
     def _at_home(self) -> Iterator[None]:
-        """One thread, W&B offline and within the folder, the guard standing; then everything as before."""
+        """One thread, W&B offline, the guard standing; then everything as before."""
         threads = torch.get_num_threads()
-        offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(self.folder), "WANDB_SILENT": "true"}
+        offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
         before = {name: os.environ.get(name) for name in offline}
         os.environ.update(offline)
         torch.set_num_threads(1)
@@ -174,3 +177,16 @@ class Runner:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+@contextmanager
+def _wandb_offline() -> Iterator[None]:
+    """Also where a recipe says `mode: online`: its service is a process of its own, which no guard sees."""
+    from kdcore.run import loggers
+
+    def offline(*arguments: Any, mode: str = "offline", **more: Any) -> Any:
+        return original(*arguments, mode="offline", **more)
+
+    original = loggers.wandb
+    with patch.object(loggers, "wandb", offline):
+        yield
