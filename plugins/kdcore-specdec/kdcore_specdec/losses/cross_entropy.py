@@ -30,7 +30,7 @@ class CrossEntropy(Loss):
         ValueError: a ``chunk`` below 1; mask, weight or signals that do not fit the labels.
         KeyError: the batch has no ``labels``.
 
-    The value is that of the core's ``cross_entropy`` on logits.
+    **Paper**: none; the value is that of the core's ``cross_entropy`` on logits.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.hidden", "student.head"})
