@@ -12,12 +12,12 @@ run once uncounted.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -107,9 +107,15 @@ def resident(kind: str, tokens: int, width: int, vocabulary: int) -> int:
 
 def grown(kind: str, rows: tuple[Rows, Rows]) -> int:
     """Bytes by which this process grows."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _most_resident()
     gradients(chunked, kind, rows)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return _most_resident() - before
+
+
+def _most_resident() -> int:
+    """As Linux tells it; `getrusage` would count what the parent had as well."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ DIVERGENCES: Mapping[str, Callable[..., Tensor]] = {
 }
 
 ELEMENTS = 2**22
-"""Logits at a time, 16 MB in float32. On a CPU smaller chunks are slower, as the head's gradient is added up more often,
-and larger ones leave its caches; a GPU cares less."""
+"""Logits at a time, 16 MB in float32. On a CPU smaller chunks are slower, as the head's gradient is added up more
+often, and larger ones leave its caches; a GPU cares less."""
 
 
 @dataclass(frozen=True)
