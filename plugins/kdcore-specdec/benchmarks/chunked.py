@@ -1,6 +1,6 @@
 """Memory and time of the chunked divergence against the plain form, on this CPU.
 
-    python benchmarks/chunked.py [--vocabulary 32000] [--width 256] [--tokens 1024] [--rounds 5]
+    python benchmarks/chunked.py [--vocabulary 32000] [--width 256] [--tokens 2048] [--rounds 5]
 
 Memory: the most that tensors take on top of the inputs, forward and backward, for T and for 8 T tokens; and by how much
 the process grows, which the C library's way of keeping freed memory adds to. Gradients at the hidden states grow with
@@ -120,7 +120,7 @@ def _most_resident() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("vocabulary", 32000), ("width", 256), ("tokens", 1024), ("rounds", 5)):
+    for name, default in (("vocabulary", 32000), ("width", 256), ("tokens", 2048), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--resident", metavar="KIND", help="only say by how many bytes this process grows")
     options = parser.parse_args()

@@ -26,7 +26,7 @@ class Eagle3(Loss):
 
     Args:
         decay: what a step counts in comparison with the one before; 0.8 in the authors' code.
-        chunk: how many tokens' logits exist at a time; as many as make 8 million logits by default. Changes neither
+        chunk: how many tokens' logits exist at a time; as many as make 4 million logits by default. Changes neither
             value nor gradient, beyond rounding.
 
     Raises:

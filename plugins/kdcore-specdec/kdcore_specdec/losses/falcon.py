@@ -40,7 +40,7 @@ class Falcon(Loss):
             from 0.45 to 0.1: ``{use: linear, start: 0.45, end: 0.1}``. 0.3 by default.
         token_weight: 0.1, as in EAGLE and in the authors' code.
         soft: share of the soft targets, 0.9 in the authors' code.
-        chunk: how many tokens' logits exist at a time; as many as make 8 million logits by default. Changes neither
+        chunk: how many tokens' logits exist at a time; as many as make 4 million logits by default. Changes neither
             value nor gradient, beyond rounding.
 
     Raises:

@@ -25,7 +25,7 @@ class FSPAD(Loss):
 
     Args:
         token_weight: 0.1, as in EAGLE, whose framework this is.
-        chunk: how many tokens' logits exist at a time; as many as make 8 million logits by default. Changes neither
+        chunk: how many tokens' logits exist at a time; as many as make 4 million logits by default. Changes neither
             value nor gradient, beyond rounding.
 
     Raises:

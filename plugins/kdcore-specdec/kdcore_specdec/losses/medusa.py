@@ -30,7 +30,7 @@ class Medusa(Loss):
 
     Args:
         decay: head k counts ``decay^k``; 0.8 in the paper.
-        chunk: how many tokens' logits exist at a time; as many as make 8 million logits by default. Changes neither
+        chunk: how many tokens' logits exist at a time; as many as make 4 million logits by default. Changes neither
             value nor gradient, beyond rounding.
 
     Raises:

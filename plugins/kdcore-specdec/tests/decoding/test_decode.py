@@ -112,24 +112,26 @@ def test_an_ordinary_draft_gets_no_hidden_states():
     assert [heard[1] for heard in drafter.heard] == [None] * 3
 
 
+@torch.inference_mode()
 def test_sampling_is_exact_for_one_position():
-    """4,000 draws against p; the proposal comes from a very different q."""
+    """2,000 draws against p; the proposal comes from a very different q."""
     sampler = Sampler(temperature=1.0, seed=0)
     p, q = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0]), torch.tensor([0.6, 0.1, 0.1, 0.0, 0.2])
     logits = p.log().expand(2, 5)
     counts, taken = torch.zeros(5), 0
-    for _ in range(4_000):
+    for _ in range(2_000):
         token = sampler.draw(q)
         accepted, own = verify(Proposal(token.view(1), q[None]), logits, sampler)
         counts[token if accepted else own] += 1
         taken += accepted
-    expected = 4_000 * p
+    expected = 2_000 * p
     assert counts[4] == 0
     chi_squared = ((counts - expected).square() / expected)[:4].sum()
     assert chi_squared < 16.3  # 3 degrees of freedom, one in a thousand
-    assert taken / 4_000 == pytest.approx(torch.minimum(p, q).sum().item(), abs=0.03)
+    assert taken / 2_000 == pytest.approx(torch.minimum(p, q).sum().item(), abs=0.04)
 
 
+@torch.inference_mode()
 def test_a_token_that_was_certain_is_taken_as_often_as_the_target_says():
     sampler = Sampler(temperature=1.0, seed=0)
     p = torch.tensor([0.25, 0.5, 0.25])

@@ -58,9 +58,9 @@ def test_ending_elsewhere_is_a_change(ours, theirs):
 def test_sampling_through_a_draft_passes():
     target = llama(layers=1, vocabulary=12)
     sampler = Sampler(temperature=1.0, seed=0)
-    found = same_distribution(target, DraftModel(noisy(target)), [PROMPT], k=3, sampler=sampler, draws=120)
+    found = same_distribution(target, DraftModel(noisy(target)), [PROMPT], k=3, sampler=sampler, draws=60)
     assert found.ok, found.why
-    assert re.fullmatch(r"chi-squared tests of the first two tokens over 120 draws: p = [\d.]+", found.why)
+    assert re.fullmatch(r"chi-squared tests of the first two tokens over 60 draws: p = [\d.]+", found.why)
 
 
 @pytest.mark.parametrize("broken", ["always accepts", "keeps what it refused"])
@@ -75,7 +75,7 @@ def test_a_wrong_rule_is_found(monkeypatch, broken):
 
     monkeypatch.setattr("kdcore_specdec.decoding.decode.verify", verify)
     sampler = Sampler(temperature=1.0, seed=0)
-    found = same_distribution(target, DraftModel(other), [PROMPT], k=2, sampler=sampler, draws=120)
+    found = same_distribution(target, DraftModel(other), [PROMPT], k=2, sampler=sampler, draws=60)
     assert not found.ok
     assert found.why.endswith("the output is not distributed as the target's")
 
