@@ -66,9 +66,9 @@ def compare_logits(student: Signals, teachers: Mapping[str, Signals], batch: Bat
     observed: dict[str, tuple[Any, ...]] = {}
     if "labels" in batch:
         observed["preds_target"] = (student["logits"], batch["labels"])
-    for signals in teachers.values():
-        observed["student_teacher"] = (student["logits"], signals["logits"])
-        break
+    first = next(iter(teachers.values()), None)
+    if first is not None:
+        observed["student_teacher"] = (student["logits"], first["logits"])
     return observed
 
 

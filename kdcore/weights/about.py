@@ -23,10 +23,10 @@ def classes_of(state: State, path: Path | None) -> tuple[str, ...] | None:
         path: of the file, where there is one: ``NAME.json`` beside ``NAME.safetensors`` may hold ``class_names``, as
             ``fit`` and ``export`` write it.
     """
-    found = [state.get("class_names"), state.get("classes"), _in_order(state.get("class_to_idx"))]
-    if path is not None:
-        found = [_json(path.with_suffix(".json")).get("class_names"), *found]
-    for names in found:
+    card = {} if path is None else _json(path.with_suffix(".json"))
+    if isinstance(card.get("class_names"), list):
+        return tuple(map(str, card["class_names"]))
+    for names in (state.get("class_names"), state.get("classes"), _in_order(state.get("class_to_idx"))):
         if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
             return tuple(names)
     return None
@@ -41,7 +41,8 @@ def architecture_of(path: Path) -> str | None:
     Raises:
         RunError: the file cannot be read without running code from it.
     """
-    state = read_state(path)
+    # safetensors holds nothing but tensors, perhaps gigabytes of them
+    state = {} if path.suffix == ".safetensors" else read_state(path)
     given = state.get("args")
     arguments = vars(given) if isinstance(given, Namespace) else given if isinstance(given, Mapping) else {}
     card = _json(path.parent / CARD)

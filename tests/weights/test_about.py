@@ -44,6 +44,8 @@ def test_the_card_beside_a_file_goes_first(tmp_path: Path) -> None:
     assert classes_of({"classes": ["a", "b"]}, file) == ("a", "b")
     (tmp_path / "net.json").write_text(json.dumps({"class_names": ["b", "a"]}))
     assert classes_of({"classes": ["a", "b"]}, file) == ("b", "a")
+    (tmp_path / "net.json").write_text(json.dumps({"class_names": [1, 0]}))  # numbers count as they are written
+    assert classes_of({"classes": ["a", "b"]}, file) == ("1", "0")
     (tmp_path / "net.json").write_text("[1,")
     assert classes_of({}, file) is None
 
