@@ -35,10 +35,9 @@ def _models(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
         config = _config(slot)
         yield from _same_tokens(slot, stage.data)
         yield from _long_enough(slot, config, stage.data)
-        if name in stage.teachers:
-            yield from _deep_enough(slot, config, stage)
         if name in stage.train:
             yield from _target_there(recipe, slot, stage)
+    yield from _deep_enough(recipe, stage)
 
 
 def _same_tokens(slot: ModelSlot, data: Slot) -> Iterator[Problem]:
@@ -91,13 +90,18 @@ def _long_enough(slot: ModelSlot, config: Mapping[str, Any], data: Slot) -> Iter
         )
 
 
-def _deep_enough(slot: ModelSlot, config: Mapping[str, Any], stage: Stage) -> Iterator[Problem]:
-    """Only of a stage's teachers: a draft may be shallower."""
-    depth = config.get("num_hidden_layers")
+def _deep_enough(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+    """One teacher must have each layer; the others may be shallower, as a reference of the draft's size is."""
+    depths = {name: _config(recipe.models[name]).get("num_hidden_layers") for name in stage.teachers}
+    known = {name: depth for name, depth in depths.items() if isinstance(depth, int)}
+    if not known or len(known) < len(depths):
+        return
+    deepest = max(known, key=known.__getitem__)
+    depth = known[deepest]
     for layer in stage.task.args.get("layers") or ():
-        if isinstance(depth, int) and not -depth <= layer <= depth:
+        if not -depth <= layer <= depth:
             yield Problem(
-                f"layer {layer} is wanted of `{slot.path.rpartition('.')[2]}`, which has {depth}",
+                f"layer {layer} is wanted of `{deepest}`, which has {depth}",
                 f"give 0 to {depth - 1} ({depth} is the final hidden state), or count from the end with -1, -2, ...",
                 f"{stage.task.path}.layers",
             )

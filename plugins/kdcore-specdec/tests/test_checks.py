@@ -21,6 +21,15 @@ def test_a_layer_that_the_target_does_not_have(lab: Lab, layer: int) -> None:
     assert found == f"task.layers: layer {layer} is wanted of `target`, which has 3"
 
 
+def test_a_second_teacher_may_be_shallower(lab: Lab) -> None:
+    text = BASE.replace("teachers: [target]", "teachers: [small, target]").replace(
+        "models:", "models:\n  small: ${models.draft}"
+    )
+    text = text.replace("  distil:", "  small: {train: small, losses: {ce: {use: specdec.cross_entropy}}}\n  distil:")
+    assert lab.problems("task.layers=[0,2]", text=text) == []
+    assert lab.problems("task.layers=[4]", text=text) == ["task.layers: layer 4 is wanted of `target`, which has 3"]
+
+
 def test_rows_longer_than_a_models_context(lab: Lab) -> None:
     assert lab.problems("models.draft.context=64", "data.length=65") == [
         "models.draft: the data's rows have 65 tokens, and this model sees 64 at most"
