@@ -161,7 +161,7 @@ def _read(options: argparse.Namespace) -> tuple[Recipe, Plugins]:
     plugins = _present(options)
     sources, overrides = split_arguments(options.words, plugins.shipped_recipes())
     recipe = read(sources, overrides, plugins, alone=not options.no_alone)
-    problems = [*plugins.check_requires(recipe.requires), *plugins.check_recipe(recipe)]
+    problems = plugins.check_recipe(recipe)
     errors = [problem for problem in problems if problem.level == "error"]
     if errors:
         raise RecipeError(errors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -101,14 +101,10 @@ class Plugins:
         problem = self._need(prefix) if dot else None
         return problem or self.registry.get(kind, name) or self._not_found(kind, name)
 
-    def check_requires(self, requires: Sequence[str]) -> list[Problem]:
-        """Compare a recipe's ``requires`` with what is installed; a plugin that it names counts as needed."""
-        problems = []
-        for text in requires:
-            named = (info.name for info in self.discover() if discovery.names(text, info.distribution))
-            needs = (self._need(name) for name in named)
-            problems.append(discovery.unmet(text) or next(filter(None, needs), None))
-        return [replace(problem, path="requires") for problem in problems if problem]
+    def unmet(self, requirement: str) -> Problem | None:
+        """Compare a line of a recipe's ``requires`` with what is installed; a plugin that it names counts as needed."""
+        named = (info.name for info in self.discover() if discovery.names(requirement, info.distribution))
+        return discovery.unmet(requirement) or next(filter(None, (self._need(name) for name in named)), None)
 
     def load_file(self, path: Path) -> None:
         """Load one file of the user's own as ``local.*`` (``--plugin ./my_losses.py``); a second time does nothing.

@@ -155,6 +155,16 @@ def test_a_full_disk_is_said_and_nothing_is_lost(workshop: Workshop, monkeypatch
     assert len(workshop.folders()) == 1
 
 
+def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
+    command = [sys.executable, "-m", "kdcore", "plugins"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 def test_an_error_of_the_program_keeps_its_traceback(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise OSError(errno.ENOENT, "No such file or directory", "x")
@@ -187,7 +197,7 @@ def test_a_missing_plugin_exits_with_3_and_names_the_package(workshop: Workshop)
 def test_a_required_package_that_is_missing_exits_with_3(workshop: Workshop) -> None:
     result = workshop.kdcore("fit", "requires=[kdcore-detection>=9]")
     assert result.code == 3
-    assert "requires: the recipe requires `kdcore-detection>=9`, which is not installed" in result.err
+    assert "requires.0: the recipe requires `kdcore-detection>=9`, which is not installed" in result.err
     assert not workshop.runs.exists()
 
 

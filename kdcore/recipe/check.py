@@ -57,7 +57,7 @@ def check(document: Document, finder: Finder, *, alone: bool = True) -> tuple[Re
     context.facts = _facts(finder, root)
     context.known_keys(root, KEYS, "a recipe")
     _check_schema(context, root)
-    requires = _requires(context, root)
+    _required(context, root)
     name, seed = _name(context, root, document.files), _seed(context, root)
     for key in ("task", "data", "models"):
         if key not in root.items:
@@ -80,7 +80,6 @@ def check(document: Document, finder: Finder, *, alone: bool = True) -> tuple[Re
         dict(models.slots),
         read,
         logger,
-        requires,
         source=_rewritten(document.source, context.converter.rewritten),
         files=tuple(str(Path(file).absolute()) for file in document.files),
         overrides=document.overrides,
@@ -141,15 +140,16 @@ def _check_schema(context: Context, root: Node) -> None:
         context.error(node, f"is {node.show()}, but this kdcore reads schema {SCHEMA}", hint)
 
 
-def _requires(context: Context, root: Node) -> tuple[str, ...]:
-    texts = []
+def _required(context: Context, root: Node) -> None:
     for node in context.word_nodes(root.items.get("requires")):
         try:
             Requirement(str(node.value))
         except InvalidRequirement:
             context.error(node, f"{node.show()} is no requirement", "write it as for pip: kdcore-detection>=0.1")
-        texts.append(str(node.value))
-    return tuple(texts)
+        else:
+            problem = context.finder.unmet(str(node.value))
+            if problem is not None:
+                context.error(node, problem.message, problem.hint, plugin=problem.plugin)
 
 
 def _name(context: Context, root: Node, files: Sequence[str]) -> str:

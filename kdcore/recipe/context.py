@@ -35,9 +35,11 @@ _T = TypeVar("_T")
 
 
 class Finder(Protocol):
-    """Finds components by name; says what to do about one that nobody provides."""
+    """Finds components by name; says what to do about one that nobody provides, and about packages that are missing."""
 
     def find(self, kind: Kind, name: str) -> Component | Problem: ...
+
+    def unmet(self, requirement: str) -> Problem | None: ...
 
 
 @dataclass

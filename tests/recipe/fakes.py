@@ -167,3 +167,7 @@ class FakeFinder:
     def find(self, kind: Kind, name: str) -> Component | Problem:
         found = self.registry.get(kind, name)
         return found or Problem(f"there is no {kind} `{name}`", did_you_mean(name, self.registry.names(kind)))
+
+    def unmet(self, requirement: str) -> Problem | None:
+        missing = "absent" in requirement
+        return Problem(f"`{requirement}` is not installed", "pip install it", plugin=True) if missing else None

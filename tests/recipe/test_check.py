@@ -19,7 +19,7 @@ from .fakes import FakeFinder
 
 def test_a_sound_recipe_is_complete(judge: Judge) -> None:
     recipe = judge(BASE + "requires: [kdcore>=0.1, 'kdcore-detection']\nseed: 3\n").recipe
-    assert (recipe.name, recipe.seed, recipe.requires) == ("base", 3, ("kdcore>=0.1", "kdcore-detection"))
+    assert (recipe.name, recipe.seed) == ("base", 3)
     assert recipe.task == Slot("task", "classify", {"classes": 10})
     assert recipe.data == DataSlot("data", "arrays", {})
     assert list(recipe.models) == ["teacher", "student", "alone"]
@@ -67,6 +67,7 @@ def test_read_gives_a_recipe_with_its_warnings(write: Write) -> None:
         (["seed=1.5"], "seed: is `1.5`, but must be a whole number"),
         (["seed=true"], "seed: is `true`, but must be a whole number"),
         (["requires=[kdcore >> 1]"], "requires.0: `kdcore >> 1` is no requirement\n    write it as for pip"),
+        (["requires=[kdcore, absent>=2]"], "requires.1: `absent>=2` is not installed\n    pip install it"),
         (["requires={a: 1}"], "requires: is a mapping, but must be text"),
         (["~task"], "recipe.yaml:1: there is no `task:`\n    add `task: {use: classify}`"),
         (["~data"], "there is no `data:`"),
