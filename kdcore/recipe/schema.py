@@ -262,7 +262,8 @@ class Recipe:
         task: how a batch becomes signals, and which metric decides.
         data: see [data](#data); ``batch_size`` counts samples over all devices together.
         models ([models](#models) by name): the nets, under any names.
-        stages ([stages](#stages) by name; two: [the student alone, then distilled](#without-stages)): run in this order.
+        stages ([stages](#stages) by name; two: [the student alone, then distilled](#without-stages)): run in this
+            order.
         losses ([losses](#losses) by name; each stage needs its own): the name is used in logs, overrides and
             checkpoints.
         taps ([taps](#taps) by name; none): activations that losses read.

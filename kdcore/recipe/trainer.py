@@ -24,6 +24,9 @@ ELSEWHERE = {
 }
 """Parameters of the trainer that a recipe does not set, and what to do instead."""
 
+SHARDING = ("fsdp", "deepspeed")
+"""Beginnings of the names of strategies that cut a net into pieces."""
+
 
 def read_trainer(context: Context, node: Node | None) -> dict[str, Any]:
     """Parameters of ``lightning.Trainer``, read from its source."""
@@ -37,6 +40,15 @@ def read_trainer(context: Context, node: Node | None) -> dict[str, Any]:
     if {"precision", "gradient_clip_val"} <= items.keys() and items["precision"].value in ("16-mixed", 16, "16"):
         hint = "use `precision: bf16-mixed`, or take `gradient_clip_val` out"
         context.error(items["gradient_clip_val"], "Lightning clips no gradients that 16-mixed has scaled", hint)
+    if "strategy" in items and str(items["strategy"].value).startswith(SHARDING):
+        hint = (
+            "use `strategy: ddp`; a frozen teacher has no gradients and no optimizer state, so it needs a third or less"
+        )
+        context.error(
+            items["strategy"],
+            f"{items['strategy'].show()} cuts nets into pieces, and a stage ends with whole ones",
+            hint,
+        )
     allowed = {name: parameter for name, parameter in parameters.items() if name not in ELSEWHERE}
     if parameters:
         context.known_keys(node, [*allowed, *ELSEWHERE], "lightning.Trainer")

@@ -25,6 +25,7 @@ from kdcore.recipe.schema import Recipe
 from kdcore.report.page import SeedResult, build_report, write_report
 from kdcore.run.folder import FOLDER, RECIPE_FILE, RunFolder, git_sha, open_folder
 from kdcore.run.identity import installed_versions, stage_identities
+from kdcore.run.launch import Launch, launch
 from kdcore.run.loggers import finish, log_artifacts
 from kdcore.run.results import last_stage, measure, pairs, trained_in
 from kdcore.run.stages import Options, SeedRun, rank
@@ -50,6 +51,7 @@ class Fit:
     plugin_files: Sequence[Path] = ()
     alone: bool = True
     _record: dict[str, Any] = field(default_factory=dict, init=False)
+    _launch: Launch | None = field(default=None, init=False)
 
     def run(self) -> Path:
         """Run all of it.
@@ -66,6 +68,7 @@ class Fit:
         identities = {
             seed: stage_identities(self.recipe, seed, installed, self.plugin_files, self.options.runs) for seed in seeds
         }
+        self._launch = launch()
         folder = self._open(digest(list(identities.values())), installed)
         try:
             runs = [self._run_seed(folder, seed, identities[seed]) for seed in seeds]
@@ -90,10 +93,12 @@ class Fit:
     def _open(self, identity: str, installed: dict[str, str]) -> RunFolder:
         """The run folder, with ``run.yaml`` in it; ranks other than the first are told which it is."""
         if rank() != 0:
+            if self._launch is not None:
+                os.environ[FOLDER] = str(self._launch.hear())
             if FOLDER not in os.environ:
                 raise RunError(
                     f"rank {rank()} was not told the run folder: start one process and let "
-                    "`trainer.devices` start the others, instead of torchrun or srun"
+                    "`trainer.devices` start the others, or start all of them with torchrun or srun"
                 )
             folder = RunFolder(Path(os.environ[FOLDER]))
             self._record = folder.read()
@@ -103,6 +108,8 @@ class Fit:
         self.say(f"{'resuming' if resumed else 'run folder:'} {folder.path}")
         self._record = folder.read() if resumed else self._first_record(folder, identity, installed)
         folder.write(self._record)
+        if self._launch is not None:
+            self._launch.tell(folder.path)
         return folder
 
     def _first_record(self, folder: RunFolder, identity: str, installed: dict[str, str]) -> dict[str, Any]:

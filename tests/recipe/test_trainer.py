@@ -43,6 +43,11 @@ def test_the_trainer_takes_what_lightning_takes(judge: Judge) -> None:
             "trainer={precision: 16-mixed, gradient_clip_val: 1.0}",
             "trainer.gradient_clip_val: Lightning clips no gradients that 16-mixed has scaled\n    use `prec",
         ),
+        (
+            "trainer.strategy=fsdp",
+            "trainer.strategy: `fsdp` cuts nets into pieces, and a stage ends with whole ones\n    use `strategy: ddp`",
+        ),
+        ("trainer.strategy=deepspeed_stage_2", "`deepspeed_stage_2` cuts nets into pieces"),
         ("trainer=3", "trainer: is `3`, but must be a mapping"),
         ("optimizer.use=adamx", "optimizer.use: there is no optimizer `adamx`\n    did you mean `adamw`?"),
         ("optimizer.lr=fast", "optimizer.lr: is `fast`, but must be a number"),
