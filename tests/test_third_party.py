@@ -132,7 +132,7 @@ def test_the_life_of_a_plugin(environment: Environment) -> None:
     assert "stage `distil`: `student` has accuracy " in fitted
     assert "report: " in fitted
     assert "acme" not in without
-    assert "there is no recipe `acme`" in missing
+    assert "`acme` is no file and no shipped recipe" in missing
     assert (
         "the recipe requires `kdcore-acme>=0.1`, which is not installed\n    pip install 'kdcore-acme>=0.1'" in stranded
     )

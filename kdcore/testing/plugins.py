@@ -37,6 +37,34 @@ HEAVY = (
 )
 """What must not be imported while recipes are checked; whatever else the plugin's distribution requires joins it."""
 
+LIGHT = r"""
+import contextlib, io, sys
+from importlib import import_module
+
+heavy, module, *recipes = sys.argv[1:]
+
+
+def tell(which):
+    if loaded := sorted(set(heavy.split(",")) & set(sys.modules)):
+        print(f"{which}: {', '.join(loaded)}")
+        sys.exit()
+
+
+plugin = import_module(module)
+for hook, given in (("kdcore_register", [lambda *a: None]), ("kdcore_check_environment", [])):
+    getattr(plugin, hook, lambda *a: None)(*given)
+tell(module)
+from kdcore.cli import run
+
+for recipe in recipes:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        run(["check", *recipe.splitlines()])
+    tell(" ".join(recipe.splitlines()))
+"""
+"""Prints what was imported first by what, of a plugin's module and the checks of its recipes; nothing where all is well.
+
+Whether the recipes are sound is another check's."""
+
 SHORT = ("logger=null", "--no-probe", "--fresh", "trainer.max_steps=2")
 """Two steps of each stage. A teacher of two steps is at chance, so the checks before the first step are left out."""
 
@@ -64,9 +92,12 @@ class PluginCase:
     @property
     def components(self) -> list[Component]:
         """What it adds."""
-        plugins = Plugins()
-        plugins.describe()
-        return [component for component in plugins.registry if component.plugin == self.name]
+        return _components(self.name)
+
+    @property
+    def recipes(self) -> list[str]:
+        """The names of those that it ships."""
+        return [name for name in Plugins().shipped_recipes() if name.partition(".")[0] == self.name]
 
     def words(self, recipe: str) -> list[str | Path]:
         """A recipe, above those that it is laid over."""
@@ -118,6 +149,29 @@ def check_plugin(
     run_checks(CHECKS, case, title=f"plugin `{name}`", caller="check_plugin", skip=skip)
 
 
+def registered(plugin: str, kind: str) -> dict[str, Any]:
+    """What an installed plugin adds of a kind, by name and without its prefix: that no test has forgotten one of them.
+
+    Args:
+        plugin: its entry point, ``detection``.
+        kind: ``loss``, ``task``, ``data``, ...
+
+    Returns:
+        The classes and functions themselves: ``{"fgd": FGD}``.
+    """
+    return {
+        component.name.partition(".")[2]: component.load()
+        for component in _components(plugin)
+        if component.kind == kind
+    }
+
+
+def _components(plugin: str) -> list[Component]:
+    plugins = Plugins()
+    plugins.describe()
+    return [component for component in plugins.registry if component.plugin == plugin]
+
+
 def _names(case: PluginCase) -> None:
     info = case.info
     if info.distribution != f"kdcore-{case.name}":
@@ -142,17 +196,15 @@ def _loads(case: PluginCase) -> None:
 def _light(case: PluginCase) -> None:
     required = [line.partition(";")[0] for line in metadata.requires(case.info.distribution) or ()]
     modules = {_module(line) for line in required if "kdcore" not in line} | set(HEAVY)
-    code = (
-        "import sys; from importlib import import_module; plugin = import_module(sys.argv[1]); "
-        "plugin.kdcore_register(lambda *a: None) if hasattr(plugin, 'kdcore_register') else None; "
-        "plugin.kdcore_check_environment() if hasattr(plugin, 'kdcore_check_environment') else None; "
-        "print(*sorted(set(sys.argv[2].split(',')) & set(sys.modules)))"
-    )
-    loaded = _python("-c", code, case.info.value.partition(":")[0], ",".join(modules))
-    if loaded:
+    module = case.info.value.partition(":")[0]
+    recipes = ["\n".join(map(str, case.words(name))) for name in case.recipes]
+    said = _python("-c", LIGHT, ",".join(modules), module, *recipes, **case.environment)
+    if said:
+        which, _, loaded = said.partition(": ")
+        when = "when it is loaded" if which == module else f"when `kdcore check {which}` looks at its recipe"
         raise PromiseError(
-            f"its module imports {', '.join(loaded.split())} when it is loaded, and every `check` would wait for that: "
-            'name components as text, `"package.module:attribute"`, and import inside of functions'
+            f"it imports {loaded} {when}, and every `check` would wait for that: name components as text, "
+            '`"package.module:attribute"`, and import inside of functions'
         )
 
 
@@ -205,7 +257,7 @@ def _losses(case: PluginCase) -> None:
 
 
 def _recipes(case: PluginCase) -> None:
-    mine = [name for name in Plugins().shipped_recipes() if name.partition(".")[0] == case.name]
+    mine = case.recipes
     if not mine:
         raise PromiseError(
             f"it ships no recipe: put `recipes/{case.name}.yaml` beside its module, the first one that a person tries"
@@ -250,7 +302,7 @@ def _python(*words: str, **environment: str) -> str:
 CHECKS: tuple[Check[PluginCase], ...] = (
     Check("names", "one word names distribution, module and entry point", _names, "see docs/hooks.md"),
     Check("loads", "it loads, in silence, and adds components", _loads, "see `kdcore plugins`"),
-    Check("light", "loading it imports nothing heavy", _light, "import inside of functions"),
+    Check("light", "loading it, and checking its recipes, imports nothing heavy", _light, "import inside of functions"),
     Check("targets", "every component is where it says", _targets, "name the file that defines it"),
     Check("documented", "every component says what it is", _documented, "write a docstring"),
     Check(

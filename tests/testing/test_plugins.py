@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from plugin_factory import PluginFactory
 
-from kdcore.testing import check_plugin
+from kdcore.testing import check_plugin, registered
 from kdcore.testing.plugins import CHECKS
 
 from .refusal import inside
@@ -152,9 +152,31 @@ def test_one_that_adds_nothing(made: Made):
 def test_one_that_imports_numpy(made: Made):
     made.install(f"import numpy\n{PLUGIN}")
     assert made.refusal("light") == (
-        "its module imports numpy when it is loaded, and every `check` would wait for that: name components as text, "
+        "it imports numpy when it is loaded, and every `check` would wait for that: name components as text, "
         '`"package.module:attribute"`, and import inside of functions'
     )
+
+
+HOOK = """
+@hookimpl
+def kdcore_check_recipe(recipe):
+    if recipe.losses[0].component.name == "made.fgd":
+        import numpy, PIL
+"""
+
+
+def test_one_whose_checks_of_a_recipe_import_numpy(made: Made):
+    made.install(PLUGIN + HOOK)
+    made.write("recipes/more.yaml", "losses: {kd: {alpha: 0.1}}\n")
+    said = " when `kdcore check made` looks at its recipe, and every `check` would wait for that: name components as "
+    assert made.refusal("light", over={"made.more": ["made"]}).startswith(f"it imports PIL, numpy{said}")
+
+
+def test_the_recipe_that_imports_is_named_with_those_it_is_laid_over(made: Made):
+    made.install(PLUGIN + HOOK.replace('if recipe.losses[0].component.name == "made.fgd"', 'if recipe.name == "more"'))
+    made.write("recipes/more.yaml", "name: more\n")
+    said = made.refusal("light", over={"made.more": ["made"]})
+    assert said.startswith("it imports PIL, numpy when `kdcore check made made.more` looks at its recipe, and ")
 
 
 def test_one_that_imports_what_it_requires_itself(made: Made):
@@ -162,7 +184,7 @@ def test_one_that_imports_what_it_requires_itself(made: Made):
     made.factory.write("wandb_gone.py", "")
     info = made.factory.site / "kdcore_made-1.0.dist-info" / "METADATA"
     info.write_text(info.read_text() + "Requires-Dist: wandb-gone>=2\nRequires-Dist: kdcore\n", encoding="utf-8")
-    assert made.refusal("light").startswith("its module imports wandb_gone when it is loaded")
+    assert made.refusal("light").startswith("it imports wandb_gone when it is loaded, and ")
 
 
 def test_one_whose_hook_fails_in_a_fresh_python(made: Made):
@@ -275,3 +297,12 @@ def test_a_core_that_is_not_itself_any_more(made: Made):
         "sitecustomize.py", "import os\nif os.environ.get('KDCORE_PLUGINS') == '': raise SystemExit('no')\n"
     )
     assert made.refusal("gone").startswith("a fresh Python fails with it: ")
+
+
+def test_what_is_registered_is_told_by_kind_and_name(made: Made):
+    made.install(PLUGIN + '    add("model", "net", "kdcore_made.nets:net")\n')
+    made.write("nets.py", NET.format(parameters="*, width: int", body="'A net.'"))
+    (loss,), (model,) = registered("made", "loss").items(), registered("made", "model").items()
+    assert (loss[0], loss[1].__name__, loss[1].__module__) == ("fgd", "FGD", "kdcore_made.losses")
+    assert (model[0], model[1].__name__) == ("net", "net")
+    assert registered("made", "task") == registered("nowhere", "loss") == {}

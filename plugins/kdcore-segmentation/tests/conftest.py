@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kdcore.testing.pytest_plugin import runner  # which pytest finds by itself where kdcore is installed
 from pictures import Draw
 from PIL import Image
+
+__all__ = ["runner"]
 
 torch.set_num_threads(1)
 
@@ -54,4 +57,16 @@ def folders(tmp_path: Path, image: Draw, mask: Draw) -> Path:
     for number in range(10):
         image(f"images/{number}.png", blue=10 * number)
         mask(f"masks/{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def camvid(tmp_path: Path, image: Draw, mask: Draw, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder laid out as CamVid, with eight pictures of 64x64 to train on, as ``KDCORE_DATA``."""
+    for split, count in (("train", 8), ("val", 2), ("test", 2)):
+        for number in range(count):
+            image(f"segmentation/camvid/{split}/{number}.png", 64, 64, blue=30 * number)
+            blocks = np.kron(np.arange(64).reshape(8, 8) % (11 - number % 3), np.ones((8, 8)))
+            mask(f"segmentation/camvid/{split}annot/{number}.png", values=blocks)
+    monkeypatch.setenv("KDCORE_DATA", str(tmp_path))
     return tmp_path

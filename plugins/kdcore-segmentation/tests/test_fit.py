@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from kdcore.cli import run
+from kdcore.testing import Runner
 
 from kdcore_segmentation.data import digits
 
-CHEAP = (
-    "trainer.accelerator=cpu",
-    "trainer.enable_progress_bar=false",
-    "trainer.max_steps=2",
-    "trainer.max_epochs=-1",
-    "logger=null",
-)
+CHEAP = ("trainer.max_steps=2", "trainer.max_epochs=-1", "logger=null", "--no-probe")
 
 
-@pytest.fixture
-def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Runs `kdcore fit ...` in an empty folder, in this process; gives the run's folder and report."""
-    monkeypatch.chdir(tmp_path)
-
-    def fit(*words: str) -> tuple[Path, dict[str, Any]]:
-        try:
-            assert run(["fit", *words, *CHEAP]) == 0
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        (report,) = Path("runs").glob("*/*/report.json")
-        return report.parent, json.loads(report.read_text(encoding="utf-8"))
-
-    return fit
-
-
-def test_two_steps_of_the_embedded_recipe(fit, monkeypatch: pytest.MonkeyPatch):
+def test_two_steps_of_the_embedded_recipe(runner: Runner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digits, "COUNTS", {"train": 8, "val": 4, "test": 4})
-    quick = ("data.labels=6", "data.batch_size=4", "~stages.teach.trainer.max_epochs", "--no-probe")
-    folder, report = fit("segmentation", *quick)
+    small = ("data.labels=6", "data.batch_size=4", "~stages.teach.trainer.max_epochs")
+    run = runner.fit("segmentation", *small, *CHEAP)
+    report = run.report
     assert report["primary"] == {"name": "miou", "mode": "max"}
     assert report["split"] == "test"
     assert {name: model["role"] for name, model in report["models"].items()} == {
@@ -57,7 +33,7 @@ def test_two_steps_of_the_embedded_recipe(fit, monkeypatch: pytest.MonkeyPatch):
     assert student["parameters"] < teacher["parameters"] / 3
     assert 0 <= student["metrics"]["agreement"]["test"] <= 1
     assert set(report["comparisons"]) == {"student"}
-    assert (folder / "report.md").read_text(encoding="utf-8").count("miou") >= 2
+    assert (run.folder / "report.md").read_text(encoding="utf-8").count("miou") >= 2
     assert torch.cuda.is_available() or all(model["peak_memory_bytes"] is None for model in report["models"].values())
 
 
@@ -79,15 +55,12 @@ losses: {kd: {use: kl}}
 """
 
 
-def test_what_was_left_out_is_in_the_report_and_the_primary_metric_need_not_be_named(
-    fit, folders: Path, capsys: pytest.CaptureFixture[str]
-):
-    Path("own.yaml").write_text(RECIPE, encoding="utf-8")
+def test_what_was_left_out_is_in_the_report_and_the_primary_metric_need_not_be_named(runner: Runner, folders: Path):
     (folders / "images" / "3.png").write_text("nothing")
-    folder, report = fit("own.yaml", "--no-probe")
-    assert report["primary"]["name"] == "miou"
-    (note,) = report["data_notes"]
+    run = runner.fit(RECIPE, f"data.path={folders}", *CHEAP)
+    assert run.report["primary"]["name"] == "miou"
+    (note,) = run.report["data_notes"]
     assert "were left out: " in note
     assert "3.png: is no image that can be read" in note
-    assert note in (folder / "report.md").read_text(encoding="utf-8")
-    assert note in capsys.readouterr().out
+    assert note in (run.folder / "report.md").read_text(encoding="utf-8")
+    assert note in run.out

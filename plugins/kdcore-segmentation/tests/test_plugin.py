@@ -1,35 +1,58 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
-from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
-from kdcore.hookspecs import KDCORE_API
-from kdcore.registry import Registry
+from kdcore.plugins import Plugins
+from kdcore.testing import check_plugin, registered
 
 from kdcore_segmentation import plugin
+from kdcore_segmentation.data import digits
+
+OVERLAYS = ("pixelwise", "cwd", "skd", "ifvd", "cirkd", "mgd", "transkd", "kdsam", "camvid_small")
+OVER = {f"segmentation.{name}": ["segmentation.camvid"] for name in OVERLAYS}
+
+SMALL = ("data.size=[64, 64]", "data.batch_size=4", "data.transform.crop.options.size=[64, 64]")
+NETS = "{use: segmentation.smp, arch: fpn, encoder: %s, options: {decoder_pyramid_channels: %d, %s}}"
+TINY = (
+    "models.teacher=" + NETS % ("resnet18", 64, "decoder_segmentation_channels: 64"),
+    "models.student=" + NETS % ("tu-mobilenetv3_small_050", 32, "decoder_segmentation_channels: 32"),
+)
+FORMER = "options={hidden_sizes: [40, 40, 40, 40], depths: [1, 1, 1, 1], decoder_hidden_size: 40}"
+OWN_NETS = {
+    "segmentation.transkd": [f"models.{name}.{FORMER}" for name in ("teacher", "student")],
+    "segmentation.collaboration": [f"models.{name}.{FORMER}" for name in ("transformer", "transformer_alone")],
+    "segmentation.camvid_small": [],
+}
+FIT = {
+    "segmentation": ["data.labels=6", "data.batch_size=4"],
+    **{
+        name: [*SMALL, *OWN_NETS.get(name, TINY)]
+        for name in ("segmentation.camvid", "segmentation.collaboration", *OVER)
+    },
+}
 
 
-@pytest.fixture(scope="module")
-def registry() -> Registry:
-    found = Registry()
-    plugin.kdcore_register(lambda kind, name, target: found.add("segmentation", kind, name, target))
-    return found
+def test_it_keeps_what_a_plugin_promises(camvid: Path):
+    check_plugin("segmentation", over=OVER, environment={"KDCORE_DATA": str(camvid)})
 
 
-def test_it_is_declared():
-    (entry,) = entry_points(group="kdcore", name="segmentation")
-    assert entry.value == "kdcore_segmentation.plugin"
-    assert plugin.KDCORE_API == KDCORE_API
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", FIT)
+def test_each_recipe_runs_two_steps(recipe: str, camvid: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(digits, "COUNTS", {"train": 8, "val": 4, "test": 4})
+    others = ("names", "loads", "light", "targets", "documented", "losses", "recipes", "gone")
+    check_plugin("segmentation", over=OVER, fit={recipe: FIT[recipe]}, skip=dict.fromkeys(others, "tested above"))
 
 
-def test_everything_it_adds(registry: Registry):
-    names: dict[str, list[str]] = {}
-    for component in registry:
-        names.setdefault(component.kind, []).append(component.name.removeprefix("segmentation."))
-    assert names == {
+def test_no_recipe_is_forgotten():
+    assert set(FIT) == {name for name in Plugins().shipped_recipes() if name.partition(".")[0] == "segmentation"}
+
+
+def test_everything_it_adds():
+    kinds = ("task", "data", "model", "prepare", "metric", "loss")
+    assert {kind: sorted(registered("segmentation", kind)) for kind in kinds} == {
         "task": ["semantic"],
         "data": ["camvid", "cityscapes", "digits", "folders"],
         "model": ["segformer", "smp"],
@@ -42,39 +65,11 @@ def test_everything_it_adds(registry: Registry):
     }  # fmt: skip
 
 
-def test_every_signature_can_be_read_without_importing_it(registry: Registry):
-    for component in registry:
-        assert isinstance(component.target, str)
-        for parameter in component.parameters().values():
-            assert parameter.annotation, f"{component.name}: {parameter.name} has no annotation"
-        assert component.documentation().partition("\n")[0].strip(), component.name
-
-
-def test_every_target_is_there(registry: Registry):
-    for component in registry:
-        assert callable(component.load())
-
-
-def test_facts_and_needs_are_literals(registry: Registry):
-    for component in registry:
-        if component.kind in ("task", "data"):
-            assert {"classes", "channels", "image_height", "image_width"} == set(component.literal("fact_names"))
-        if component.kind == "loss":
-            assert any(need.startswith("teacher.") for need in component.literal("needs"))
-        if component.kind == "metric":
-            assert component.literal("takes") == "preds_target"
-            assert "classes" in component.parameters()
-
-
-def test_neither_the_plugin_nor_its_checks_import_torch():
-    code = (
-        "import sys, kdcore_segmentation.plugin as plugin, kdcore_segmentation.check; "
-        "plugin.kdcore_register(lambda *a: None); plugin.kdcore_check_environment(); "
-        "heavy = {'torch', 'numpy', 'transformers', 'segmentation_models_pytorch', 'PIL'}; "
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+def test_task_and_data_tell_the_same_facts():
+    tellers = (*registered("segmentation", "task").values(), *registered("segmentation", "data").values())
+    assert {frozenset(kind.fact_names) for kind in tellers} == {
+        frozenset({"classes", "channels", "image_height", "image_width"})
+    }
 
 
 def test_a_complete_environment_has_no_problems():

@@ -11,7 +11,10 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 import torch
+from kdcore.testing.pytest_plugin import runner  # which pytest finds by itself where kdcore is installed
 from PIL import Image
+
+__all__ = ["runner"]
 
 Draw: TypeAlias = Callable[..., Path]
 

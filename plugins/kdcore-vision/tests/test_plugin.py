@@ -1,33 +1,49 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
-from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
-from kdcore.hookspecs import KDCORE_API
-from kdcore.registry import Registry
+from kdcore.plugins import Plugins
+from kdcore.testing import check_plugin, registered
 
 from kdcore_vision import plugin
 
-
-@pytest.fixture(scope="module")
-def registry() -> Registry:
-    found = Registry()
-    plugin.kdcore_register(lambda kind, name, target: found.add("vision", kind, name, target))
-    return found
-
-
-def test_it_is_declared():
-    (entry,) = entry_points(group="kdcore", name="vision")
-    assert entry.value == "kdcore_vision.plugin"
-    assert plugin.KDCORE_API == KDCORE_API
+OVER = {"vision.ofa": ["vision"]}
+TINY = "models.teacher.options={channels: [4, 8, 16, 32], stem_width: 4}"
+FASHION = ("data.validation=20", "data.labels=20", "data.batch_size=20", TINY)
+FIT = {
+    "vision": [TINY],
+    "vision.ofa": [TINY],
+    "vision.deit": [TINY],
+    "vision.fashion": [*FASHION, "trainer={val_check_interval: 2, check_val_every_n_epoch: null}"],
+}
 
 
-def test_everything_it_adds(registry: Registry):
+def test_it_keeps_what_a_plugin_promises():
+    check_plugin("vision", over=OVER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", FIT)
+def test_each_recipe_runs_two_steps(recipe: str, fashion: Path):
+    others = ("names", "loads", "light", "targets", "documented", "losses", "recipes", "gone")
+    check_plugin(
+        "vision",
+        over=OVER,
+        fit={recipe: FIT[recipe]},
+        environment={"FASHION_MNIST": str(fashion)},
+        skip=dict.fromkeys(others, "tested above"),
+    )
+
+
+def test_no_recipe_is_forgotten():
+    assert set(FIT) == {name for name in Plugins().shipped_recipes() if name.partition(".")[0] == "vision"}
+
+
+def test_everything_it_adds():
     kinds = ("task", "data", "model", "prepare", "loss", "exporter")
-    assert {kind: [name.removeprefix("vision.") for name in registry.names(kind)] for kind in kinds} == {
+    assert {kind: sorted(registered("vision", kind)) for kind in kinds} == {
         "task": ["classify"],
         "data": ["csv", "fashion_mnist", "folders", "torchvision"],
         "model": ["timm"],
@@ -35,38 +51,11 @@ def test_everything_it_adds(registry: Registry):
         "loss": ["deit", "ofa"],
         "exporter": ["onnx", "onnx_int8"],
     }
-    assert {component.kind for component in registry} == set(kinds)
 
 
-def test_every_signature_can_be_read_without_importing_it(registry: Registry):
-    for component in registry:
-        assert isinstance(component.target, str)
-        for parameter in component.parameters().values():
-            assert parameter.annotation, f"{component.name}: {parameter.name} has no annotation"
-        assert component.documentation().partition("\n")[0].strip(), component.name
-
-
-def test_every_target_is_there(registry: Registry):
-    for component in registry:
-        assert callable(component.load())
-
-
-def test_facts_and_needs_are_literals(registry: Registry):
-    for component in registry:
-        if component.kind in ("task", "data"):
-            assert "class_names" in component.literal("fact_names")
-        if component.kind == "loss":
-            assert "teacher.logits" in component.literal("needs")
-
-
-def test_neither_the_plugin_nor_its_checks_import_torch():
-    code = (
-        "import sys, kdcore_vision.plugin as plugin, kdcore_vision.check; "
-        "plugin.kdcore_register(lambda *a: None); plugin.kdcore_check_environment(); "
-        "sys.exit(', '.join({'torch', 'numpy', 'timm', 'torchvision', 'PIL'} & set(sys.modules)) or 0)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+def test_task_and_data_tell_the_classes_names():
+    for kind in (*registered("vision", "task").values(), *registered("vision", "data").values()):
+        assert "class_names" in kind.fact_names
 
 
 def test_a_complete_environment_has_no_problems():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kdcore.task import set_input_statistics
+from kdcore.testing import check_task, samples
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -31,6 +32,16 @@ def task() -> ClassifyImages:
 
 def bytes_of(height: int = 8, width: int = 8) -> Tensor:
     return torch.randint(256, (2, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_it_keeps_what_a_task_promises():
+    made = ClassifyImages(classes=samples.CLASSES)
+    made.facts |= {"channels": 3, "image_height": 6, "image_width": 8}  # as the data completes them
+    net = nn.Sequential(samples.map_net(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.image_size = (12, 12)  # type: ignore[assignment]
+    batch = samples.vectors()["batch"]
+    image = torch.randint(256, (4, 3, 6, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    check_task(made, net, {**batch, "image": image})
 
 
 def test_bytes_become_floats(task: ClassifyImages):

@@ -169,13 +169,14 @@ class CrossImageMemory(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:
         check_maps(student["feature"], teacher["feature"], channels=False)
-        s = unit(through(self.project, student["feature"]).flatten(2))
-        t = unit(teacher["feature"].flatten(2)).to(s.dtype)
         labels = labels_at(batch, student["feature"].shape[2:], "cirkd_memory").flatten(1)
         shown = labels.unsqueeze(1) == torch.arange(self.classes, device=labels.device).view(1, -1, 1)  # (N, K, HW)
+        labelled = shown.any(1)
+        s = unit(through(self.project, student["feature"]).flatten(2))
+        # what stands without a label may be no number, and would stay in memory
+        t = unit(functional.hide(teacher["feature"].flatten(2), labelled, 1)).to(s.dtype)
         if self.training:
             self._remember(t.detach(), shown)
-        labelled = shown.any(1)
         drawn = (self.pixels.draw(self.draws[0]), self.regions.draw(self.draws[1]))
         pixel, region = (self._total(s, t, labelled, *keys) for keys in drawn)
         return {"pixel": pixel, "region": region}

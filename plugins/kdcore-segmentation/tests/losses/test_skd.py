@@ -94,28 +94,6 @@ def test_dead_features_have_no_gradient_and_spoil_no_others(run, student: Tensor
     assert leaf.grad[:, :, 2:].any()
 
 
-def test_sum_and_count_add_up_over_a_split_batch(run, student: Tensor, teacher: Tensor):
-    whole = run(PairWise(), student, teacher)
-    parts = [run(PairWise(), student[at], teacher[at]) for at in ([0], [1, 2])]
-    assert sum(part.count for part in parts) == whole.count
-    assert sum(part.sum for part in parts).item() == pytest.approx(whole.sum.item(), rel=1e-6)
-
-
-def test_half_precision_is_computed_in_float32(run, student: Tensor, teacher: Tensor):
-    halves = student.bfloat16(), teacher.bfloat16()
-    assert run(PairWise(), *halves).sum.item() == run(PairWise(), *(x.float() for x in halves)).sum.item()
-
-
-def test_compiled_it_is_the_same(run, student: Tensor, teacher: Tensor):
-    compiled = torch.compile(PairWise(), fullgraph=True, backend="aot_eager")
-    ours, theirs = student.clone().requires_grad_(), student.clone().requires_grad_()
-    eager, other = run(PairWise(), ours, teacher), compiled({"feature": theirs}, {"feature": teacher}, {})
-    eager.sum.backward()
-    other.sum.backward()
-    torch.testing.assert_close(other.sum, eager.sum)
-    torch.testing.assert_close(theirs.grad, ours.grad)
-
-
 @pytest.mark.parametrize("patch", [0, -1])
 def test_a_patch_of_nothing_is_refused(patch: int):
     with pytest.raises(ValueError, match=f"patch={patch}: a node is made of at least 1 x 1 position"):

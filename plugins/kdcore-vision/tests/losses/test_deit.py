@@ -42,21 +42,6 @@ def test_only_the_teacher_s_decision_counts():
     assert total(student, teacher).sum != total(student, -teacher).sum
 
 
-def test_gradients_reach_the_student_alone():
-    student, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
-    total(student, teacher).sum.backward()
-    assert student.grad.abs().sum() > 0
-    assert teacher.grad is None
-
-
-def test_parts_add_up():
-    student, teacher = torch.randn(7, 4), torch.randn(7, 4)
-    whole = total(student, teacher)
-    parts = [total(student[at], teacher[at]) for at in (slice(0, 2), slice(2, 7))]
-    assert sum(part.sum for part in parts).item() == pytest.approx(whole.sum.item(), rel=1e-6)
-    assert sum(part.count for part in parts) == whole.count
-
-
 def test_a_mask_leaves_out_even_nan():
     student, teacher = torch.randn(4, 3), torch.randn(4, 3)
     student[2] = torch.nan
@@ -78,13 +63,6 @@ def test_maps_have_their_classes_elsewhere():
     found = loss({"distillation_token": student}, {"logits": teacher}, {})
     rows = [one.movedim(1, -1).flatten(0, 2) for one in (student, teacher)]
     assert found.sum.item() == pytest.approx(naive(*rows), rel=1e-5)
-
-
-def test_half_precision_is_summed_in_float32():
-    student, teacher = torch.randn(5, 4), torch.randn(5, 4)
-    found = total(student.bfloat16(), teacher.bfloat16())
-    assert found.sum.dtype == torch.float32
-    assert found.sum.item() == pytest.approx(naive(student, teacher), rel=0.05)
 
 
 def test_the_count_is_known_from_the_batch():
