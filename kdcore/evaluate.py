@@ -32,7 +32,7 @@ def evaluate(
         batches: one pass over a split.
         device: where to run.
         teachers: each model's teachers, first one first, for the metrics that compare.
-        per_sample: a metric that offers ``scores(...)``, one value a sample, to be collected too.
+        per_sample: a metric of which each sample's ``scores`` or ``shares`` are collected too, where it offers them.
 
     Returns:
         The metrics by model, and each model's per-sample scores where asked for and offered.

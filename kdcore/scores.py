@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -71,12 +71,25 @@ class Scores(nn.Module):
     def per_sample(
         self, name: str, task: Task, student: Signals, teachers: Mapping[str, Signals], batch: Batch
     ) -> Tensor | None:
-        """One value for each sample, where the metric of this name offers ``scores``."""
-        scores = getattr(self.metrics[name], "scores", None) if name in self.metrics else None
-        if scores is None:
+        """What each sample adds, where the metric of this name offers it.
+
+        ``scores``, one value a sample (N,), or where the metric is no mean over samples ``shares`` (N, ...), of whose
+        sum :meth:`value_of` makes the metric.
+        """
+        metric = self._named(name)
+        each = getattr(metric, "scores", None) or getattr(metric, "shares", None)
+        if each is None:
             return None
-        observed, taken = task.observe(student, teachers, batch), takes(self.metrics[name])
-        return cast(Tensor, scores(*observed[taken])) if taken in observed else None
+        observed, taken = task.observe(student, teachers, batch), takes(metric)
+        return cast(Tensor, each(*observed[taken])) if taken in observed else None
+
+    def value_of(self, name: str) -> Callable[[Tensor], Tensor] | None:
+        """What makes the metric of this name from a sum of ``shares``; ``None`` where it gives scores or nothing."""
+        metric = self._named(name)
+        return None if hasattr(metric, "scores") else getattr(metric, "value_of", None)
+
+    def _named(self, name: str) -> Metric | None:
+        return next((cast(Metric, metric) for key, metric in self.metrics.items() if key == name), None)
 
     def reset(self) -> None:
         """Forget everything."""

@@ -135,6 +135,31 @@ def test_no_scores_of_each_sample(metrics: dict[str, Metric], batch: dict[str, A
     assert Scores(metrics).per_sample("accuracy", Vectors(), STUDENT, {}, batch) is None
 
 
+class Rate(Told):
+    """Wrong answers of all answers: no mean over samples, where these have several positions each."""
+
+    def shares(self, preds: Tensor, target: Tensor) -> Tensor:
+        return torch.stack([preds.argmax(-1) != target, torch.ones_like(target)], -1).float()
+
+    def value_of(self, share: Tensor) -> Tensor:
+        return share[..., 0] / share[..., 1]
+
+
+def test_shares_of_each_sample_and_what_makes_the_metric_of_them() -> None:
+    found = Scores({"rate": Rate(0.0), "accuracy": Accuracy()})
+    shares = found.per_sample("rate", Vectors(), STUDENT, {}, LABELS)
+    value_of = found.value_of("rate")
+    assert shares is not None
+    assert shares.tolist() == [[0, 1], [0, 1], [1, 1], [1, 1]]
+    assert value_of is not None
+    assert value_of(shares.sum(0)) == 0.5
+
+
+def test_no_share_where_a_metric_gives_scores_or_nothing() -> None:
+    found = Scores({"accuracy": Accuracy(), "told": Told(1.0)})
+    assert [found.value_of(name) for name in ("accuracy", "told", "other")] == [None, None, None]
+
+
 def test_takes_is_the_metrics_word() -> None:
     assert takes(Told(0.0, takes="boxes")) == "boxes"
     assert takes(Accuracy()) == "preds_target"

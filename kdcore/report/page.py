@@ -29,13 +29,16 @@ class ModelResult:
         metrics: by name: ``last`` (validation, last epoch), ``best`` (validation, the kept weights) and,
             where the data has a test split, ``test``.
         cost: what :func:`kdcore.report.measure.cost` returned.
-        scores: the primary metric sample by sample, on the split that the verdict uses, always in the same order.
+        scores: the primary metric sample by sample, on the split that the verdict uses, always in the same order:
+            values (N,), or shares (N, ...).
+        value_of: makes the primary metric from a sum of shares.
     """
 
     role: str
     metrics: dict[str, dict[str, float]]
     cost: dict[str, float | None] = field(default_factory=dict)
     scores: Tensor | None = None
+    value_of: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -169,7 +172,8 @@ def _comparison(pair: Pair, report: dict[str, Any], seeds: Sequence[SeedResult])
     gains = _differences(report, seeds, pair.student, pair.alone)
     compared: dict[str, Any] = {"teacher": pair.teacher, "alone": pair.alone, "gap": fmean(gaps) if gaps else None}
     if gains:
-        found = asdict(verdict(gains, paired_scores=_scores(pair, seeds[0], report["primary"]["mode"])))
+        paired = _scores(pair, seeds[0], report["primary"]["mode"])
+        found = asdict(verdict(gains, paired_scores=paired, value_of=seeds[0].models[pair.student].value_of))
         compared |= {"gain": found["gain"], "gains": gains, "std": found["std"]}
         compared |= {key: found[key] for key in ("p", "verdict", "method")}
     else:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy import stats
 from torch import Tensor
 
 LEVEL = 0.05
 """A gain counts as real when chance alone would make one as large in fewer than one of twenty repetitions."""
+
+SWAPS, AT_ONCE = 1999, 250
+"""How often chance is asked, and how many answers are in memory together."""
 
 ONE_PAIR = "; it speaks of these two trained nets only, not of the method (use --seeds for that)"
 
@@ -36,17 +40,26 @@ class Verdict:
     method: str
 
 
-def verdict(gains: Sequence[float], *, paired_scores: tuple[Tensor, Tensor] | None) -> Verdict:
+def verdict(
+    gains: Sequence[float],
+    *,
+    paired_scores: tuple[Tensor, Tensor] | None,
+    value_of: Callable[[Tensor], Tensor] | None = None,
+) -> Verdict:
     """Tests the gains of several seeds, or with one seed the two nets sample by sample.
 
     Two seeds or more: a paired t-test over the seeds. One seed with per-sample scores: McNemar's exact test
     where all scores are 0 or 1 (McNemar, 1947: a binomial test on the samples that only one of the two got
-    right), else a paired t-test over the samples.
+    right), else a paired t-test over the samples. Where the metric is no mean over samples (an intersection over
+    union, a word error rate), a paired randomisation test: how often is the metric's difference as large when chance
+    decides, sample by sample, whose answer belongs to which net? (Yeh, More accurate tests for the statistical
+    significance of result differences, COLING 2000.)
 
     Args:
         gains: per seed, the student's primary metric minus that of the student alone; more is better.
         paired_scores: of the student and of the student alone, one score per sample of the same split in the
-            same order; more is better. Read with one seed only.
+            same order; more is better. Read with one seed only. With ``value_of``, each sample's share (N, ...).
+        value_of: makes the metric from a sum of shares, (..., *share) -> (...).
 
     Raises:
         ValueError: no gains, or scores of different numbers of samples.
@@ -61,6 +74,8 @@ def verdict(gains: Sequence[float], *, paired_scores: tuple[Tensor, Tensor] | No
     if len(values) > 1:
         return Verdict(gain, std, *_over_seeds(values))
     if paired_scores is not None:
+        if value_of is not None:
+            return Verdict(gain, std, *_by_chance(*paired_scores, value_of))
         return Verdict(gain, std, *_over_samples(gain, *paired_scores))
     return Verdict(gain, std, None, "undecided", "no test: one seed and no per-sample scores")
 
@@ -100,6 +115,28 @@ def _over_samples(gain: float, student: Tensor, alone: Tensor) -> tuple[float | 
     if word != "no difference" and gain * difference.mean() < 0:
         return p, "undecided", f"{method}; the metric and the per-sample scores point in opposite directions"
     return p, word, method + ONE_PAIR
+
+
+def _by_chance(student: Tensor, alone: Tensor, value_of: Callable[[Tensor], Tensor]) -> tuple[float | None, Word, str]:
+    shape, samples = student.shape[1:], len(student)
+    ours, theirs = (shares.double().flatten(1).cpu() for shares in (student, alone))
+    if len(theirs) != samples:
+        raise ValueError(f"{samples} samples of the student, {len(theirs)} of the student alone: they must pair up")
+
+    def difference(of_first: Tensor, of_second: Tensor) -> Tensor:
+        return value_of(of_first.unflatten(-1, shape)) - value_of(of_second.unflatten(-1, shape))
+
+    found = difference(ours.sum(0), theirs.sum(0))
+    if samples < 2 or not found.isfinite():
+        return None, "undecided", "no test: one seed, and the samples are too few or their metric is not a number"
+    total, generator, as_large = (ours + theirs).sum(0), torch.Generator().manual_seed(0), 1
+    for start in range(0, SWAPS, AT_ONCE):
+        swapped = torch.randint(2, (min(AT_ONCE, SWAPS - start), samples), generator=generator).double()
+        first = ours.sum(0) + swapped @ (theirs - ours)
+        # a hair less: the same sums in another order are the same difference
+        as_large += int((difference(first, total - first).abs() >= found.abs() - 1e-9).sum())
+    p = as_large / (SWAPS + 1)
+    return p, _word(float(found), p), f"paired randomisation test over {samples} samples, {SWAPS} times{ONE_PAIR}"
 
 
 def _word(gain: float, p: float) -> Word:

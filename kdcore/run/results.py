@@ -106,6 +106,7 @@ def measure(run: SeedRun, split: Literal["test", "val"]) -> SeedResult:
             metrics=_metrics(val[name], last, test.get(name, {})),
             cost={} if name in cast.ensembles else cost(cast.module(name), task, batch=min(BATCH, data.batch_size)),
             scores=scores.get(name),
+            value_of=empty[name].value_of(task.primary[0]),
         )
     return SeedResult(run.seed, results)
 

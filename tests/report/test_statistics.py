@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -122,3 +123,70 @@ def test_wrong_input_is_refused() -> None:
         verdict([0.1], paired_scores=(torch.ones(3), torch.ones(4)))
     with pytest.raises(ValueError, match="at least one seed"):
         verdict([], paired_scores=None)
+
+
+def ratio(shares: Tensor) -> Tensor:
+    """As a word error rate's complement: all rights over all words."""
+    return shares[..., 0] / shares[..., 1]
+
+
+def exact(student: Tensor, alone: Tensor) -> float:
+    """Of all ways to exchange answers, the share whose difference is as large."""
+    found = abs(float(ratio(student.sum(0)) - ratio(alone.sum(0))))
+    large = []
+    for swaps in product([False, True], repeat=len(student)):
+        choice = torch.tensor(swaps)[:, None]
+        first, second = torch.where(choice, alone, student).sum(0), torch.where(choice, student, alone).sum(0)
+        large.append(abs(float(ratio(first) - ratio(second))) >= found - 1e-9)
+    return sum(large) / len(large)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_metric_of_sums_is_judged_by_exchanging_answers(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(1, 20, (9, 1), generator=generator).float()
+    student, alone = (
+        torch.cat([(words * torch.rand(9, 1, generator=generator) ** power).floor(), words], 1) for power in (0.5, 1.2)
+    )
+    gain = float(ratio(student.sum(0)) - ratio(alone.sum(0)))
+    found = verdict([gain], paired_scores=(student, alone), value_of=ratio)
+    assert found.p == pytest.approx(exact(student, alone), abs=0.035)  # three standard errors of 1999 draws
+    assert found.method.startswith("paired randomisation test over 9 samples, 1999 times; it speaks of these two")
+    assert found == verdict([gain], paired_scores=(student, alone), value_of=ratio)  # the same each time
+
+
+def test_what_single_samples_hide_is_seen() -> None:
+    """Long samples decide the ratio, short ones the mean of ratios: a t-test over samples would see a loss."""
+    words = torch.tensor([100.0] * 10 + [1.0] * 40)[:, None]
+    student = torch.cat([torch.where(words > 1, 60.0, 0.0), words], 1)
+    alone = torch.cat([torch.where(words > 1, 40.0, 1.0), words], 1)
+    assert stats.ttest_rel(ratio(student), ratio(alone)).statistic < 0
+    found = verdict([160 / 1040], paired_scores=(student, alone), value_of=ratio)
+    assert found.verdict == "better"
+    assert found.p is not None
+    assert found.p < 0.02
+    turned = verdict([-160 / 1040], paired_scores=(alone, student), value_of=ratio)
+    assert (turned.verdict, turned.p) == ("worse", found.p)
+
+
+def test_equal_nets_are_no_different() -> None:
+    shares = torch.tensor([[3.0, 4.0], [2.0, 9.0], [1.0, 1.0]])
+    found = verdict([0.0], paired_scores=(shares, shares), value_of=ratio)
+    assert (found.verdict, found.p) == ("no difference", 1.0)
+
+
+def test_a_ratio_of_nothing_is_undecided() -> None:
+    nothing = torch.zeros(5, 2)
+    found = verdict([0.0], paired_scores=(nothing, nothing), value_of=ratio)
+    assert (found.verdict, found.p) == ("undecided", None)
+    assert found.method == "no test: one seed, and the samples are too few or their metric is not a number"
+
+
+def test_shares_must_pair_up() -> None:
+    with pytest.raises(ValueError, match="5 samples of the student, 4 of the student alone: they must pair up"):
+        verdict([0.1], paired_scores=(torch.ones(5, 2), torch.ones(4, 2)), value_of=ratio)
+
+
+def test_several_seeds_need_no_shares() -> None:
+    found = verdict([0.03, 0.02, 0.04], paired_scores=(torch.ones(5, 2), torch.ones(5, 2)), value_of=ratio)
+    assert found.method == "paired t-test over 3 seeds"

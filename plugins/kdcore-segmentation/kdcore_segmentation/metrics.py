@@ -45,12 +45,19 @@ class Confusion(Metric):
         counts = torch.zeros(size + 1, dtype=torch.int64, device=cells.device)
         self.matrix = self.matrix + counts.index_add(0, cells, torch.ones_like(cells))[1:].view_as(self.matrix)
 
-    def per_sample(self, preds: Tensor, target: Tensor) -> Tensor:
-        """The matrix of each sample: int64 (N, classes, classes); keeps no state."""
+    def compute(self) -> Tensor:
+        return self.value_of(self.matrix)
+
+    def value_of(self, matrix: Tensor) -> Tensor:
+        """The metric of a confusion matrix (..., classes, classes) -> (...)."""
+        raise NotImplementedError
+
+    def shares(self, preds: Tensor, target: Tensor) -> Tensor:
+        """The matrix of each sample, for tests between two nets: int32 (N, classes, classes); keeps no state."""
         size = self.classes**2
         cells = self._cells(preds, target).flatten(1)
-        counts = torch.zeros(len(cells), size + 1, dtype=torch.int64, device=cells.device)
-        added = counts.scatter_add(1, cells, torch.ones_like(cells))[:, 1:]
+        counts = torch.zeros(len(cells), size + 1, dtype=torch.int32, device=cells.device)
+        added = counts.scatter_add(1, cells, torch.ones_like(cells, dtype=torch.int32))[:, 1:]
         return added.reshape(-1, self.classes, self.classes)
 
     def _cells(self, preds: Tensor, target: Tensor) -> Tensor:
@@ -74,12 +81,8 @@ class MeanIoU(Confusion):
     **Paper**: Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015, section 3.4.
     """
 
-    def compute(self) -> Tensor:
-        return iou(self.matrix).nanmean()
-
-    def scores(self, preds: Tensor, target: Tensor) -> Tensor:
-        """Each image's own mean IoU, for paired tests between two nets: float32 (N,), NaN where nothing is labelled."""
-        return iou(self.per_sample(preds, target)).nanmean(-1)
+    def value_of(self, matrix: Tensor) -> Tensor:
+        return iou(matrix).nanmean(-1)
 
 
 class IoU(Confusion):
@@ -102,8 +105,8 @@ class IoU(Confusion):
             raise ValueError(f"of={of}: the classes are 0 to {classes - 1}")
         self.of = of
 
-    def compute(self) -> Tensor:
-        return iou(self.matrix)[self.of]
+    def value_of(self, matrix: Tensor) -> Tensor:
+        return iou(matrix)[..., self.of]
 
 
 class PixelAccuracy(Confusion):
@@ -112,8 +115,8 @@ class PixelAccuracy(Confusion):
     In [0, 1], more is better. Large classes decide it. NaN before anything labelled was seen.
     """
 
-    def compute(self) -> Tensor:
-        return self.matrix.diagonal().sum() / self.matrix.sum()
+    def value_of(self, matrix: Tensor) -> Tensor:
+        return matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / matrix.sum((-2, -1))
 
 
 def iou(matrix: Tensor) -> Tensor:

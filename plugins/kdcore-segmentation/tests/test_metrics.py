@@ -85,19 +85,31 @@ def test_a_pixel_without_a_label_changes_nothing(logits: Tensor, labels: Tensor)
 def test_it_is_the_data_set_s_and_not_a_mean_of_images(logits: Tensor, labels: Tensor):
     metric = MeanIoU(classes=4)
     images = [value(MeanIoU(classes=4), *pair) for pair in zip(logits.split(1), labels.split(1), strict=True)]
-    assert metric.scores(logits, labels).tolist() == pytest.approx(images, rel=1e-6)
+    shares = metric.shares(logits, labels)
+    assert metric.value_of(shares).tolist() == pytest.approx(images, rel=1e-6)
+    assert value(metric, logits, labels) == pytest.approx(float(metric.value_of(shares.sum(0))), rel=1e-6)
     assert value(metric, logits, labels) != pytest.approx(sum(images) / len(images), rel=1e-3)
 
 
-def test_scores_leave_no_trace(logits: Tensor, labels: Tensor):
+@pytest.mark.parametrize("name", MADE)
+def test_the_sum_of_the_shares_has_the_metrics_value(name: str, logits: Tensor, labels: Tensor):
+    metric = MADE[name](classes=4)
+    sums = torch.stack([metric.shares(logits, labels).sum(0), metric.shares(logits[:2], labels[:2]).sum(0)])
+    assert metric.value_of(sums)[0] == pytest.approx(value(metric, logits, labels), rel=1e-6)
+    assert metric.value_of(sums)[1] == pytest.approx(value(MADE[name](classes=4), logits[:2], labels[:2]), rel=1e-6)
+
+
+def test_shares_leave_no_trace(logits: Tensor, labels: Tensor):
     metric = MeanIoU(classes=4)
-    metric.scores(logits, labels)
+    metric.shares(logits, labels)
     assert metric.matrix.sum() == 0
 
 
-def test_an_image_without_labels_has_no_score(logits: Tensor, labels: Tensor):
+def test_an_image_without_labels_adds_nothing(logits: Tensor, labels: Tensor):
     labels[1] = -100
-    assert MeanIoU(classes=4).scores(logits, labels).isnan().tolist() == [False, True, False, False, False, False]
+    assert MeanIoU(classes=4).shares(logits, labels).sum((1, 2)).eq(0).tolist() == [
+        False, True, False, False, False, False,
+    ]  # fmt: skip
 
 
 def test_iou_of_several_matrices():
