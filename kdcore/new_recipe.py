@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from string import Template
@@ -82,7 +83,8 @@ def new_recipe(
 
     Args:
         task: a task's full name. A plugin may ship its own ``recipes/new.yaml`` with ``{{teacher}}`` and ``{{data}}``,
-            and with ``{{arch}}``, the net's name as the teacher's file gives it, or ``???``.
+            and with ``{{arch}}``, the net's name as the teacher's file gives it, or ``???``. Where whole models are
+            given, it says ``{{teacher_path}}`` instead: any file or folder.
         teacher: a file with the teacher's weights; without one the recipe trains the teacher too.
         data: the path of the data.
         architecture_of: reads the name of a net from a file of weights, which takes torch; asked only where a template
@@ -94,19 +96,24 @@ def new_recipe(
     found = plugins.find("task", task)
     if isinstance(found, Problem):
         raise RecipeError([found])
-    described = None if teacher is None else _describe_weights(_existing("teacher", teacher))
+    given = None if teacher is None else _existing("teacher", teacher)
     where = None if data is None else _existing("data", data)
     template = _own_template(found, plugins)
+    described = [] if given is None or "{{teacher_path}}" in (template or "") else _describe_weights(given)
     if template is not None:
         weights = "null" if teacher is None else _quote(f"file://{Path(teacher).expanduser().absolute()}")
-        filled = {"teacher": weights, "data": _quote(str(where or "DATA"))}
+        filled = {
+            "teacher": weights,
+            "teacher_path": _quote(str(given or "TEACHER")),
+            "data": _quote(str(where or "DATA")),
+        }
         if "{{arch}}" in template:
             name = None if teacher is None else architecture_of(Path(teacher).expanduser())
             filled["arch"] = "???" if name is None else _quote(name)
         for name, value in filled.items():
             template = template.replace("{{" + name + "}}", value)
         return template
-    return _generic(found, teacher, described or [], where, plugins)
+    return _generic(found, teacher, described, where, plugins)
 
 
 def _generic(task: Component, teacher: str | None, described: list[str], data: Path | None, plugins: Plugins) -> str:
@@ -193,10 +200,12 @@ def _first_line(component: Component) -> str:
 
 
 def _own_template(task: Component, plugins: Plugins) -> str | None:
+    """The plugin's ``new.yaml``, where it is for this task: a plugin may have several."""
     for info in plugins.discover():
         folder = recipe_folder(info) if info.name == task.plugin else None
         if folder is not None and (folder / "new.yaml").is_file():
-            return (folder / "new.yaml").read_text(encoding="utf-8")
+            text = (folder / "new.yaml").read_text(encoding="utf-8")
+            return text if re.search(rf"^task: .*\buse: {re.escape(task.name)}\b", text, re.MULTILINE) else None
     return None
 
 

@@ -154,14 +154,33 @@ class TestPluginTask:
 
     def test_its_own_template_wins(self, plugins: PluginFactory, tmp_path: Path) -> None:
         package = self.install(plugins)
-        plugins.write(f"{package}/recipes/new.yaml", "data: {path: {{data}}}\nteacher: {{teacher}}\n")
+        text = "task: {use: detection.boxes}\ndata: {path: {{data}}}\nteacher: {{teacher}}\n"
+        plugins.write(f"{package}/recipes/new.yaml", text)
         teacher = safetensors(tmp_path / "net.safetensors", HEADER)
 
+        task = {"use": "detection.boxes"}
         assert yaml.safe_load(write("detection.boxes", teacher, tmp_path)) == {
+            "task": task,
             "data": {"path": str(tmp_path)},
             "teacher": f"file://{teacher}",
         }
-        assert yaml.safe_load(write("detection.boxes")) == {"data": {"path": "DATA"}, "teacher": None}
+        assert yaml.safe_load(write("detection.boxes")) == {"task": task, "data": {"path": "DATA"}, "teacher": None}
+
+    def test_a_template_for_another_task_does_not_count(self, plugins: PluginFactory) -> None:
+        package = self.install(plugins)
+        plugins.write(f"{package}/recipes/new.yaml", "task: {use: detection.boxes_too}\n")
+
+        assert resolved(write("detection.boxes"))["task"] == {"use": "detection.boxes"}
+
+    def test_a_template_that_takes_whole_models_takes_a_folder(self, plugins: PluginFactory, tmp_path: Path) -> None:
+        package = self.install(plugins)
+        text = "task: {use: detection.boxes}\nmodels: {target: {path: {{teacher_path}}}}\n"
+        plugins.write(f"{package}/recipes/new.yaml", text)
+
+        assert resolved(write("detection.boxes", tmp_path))["models"] == {"target": {"path": str(tmp_path)}}
+        assert resolved(write("detection.boxes"))["models"] == {"target": {"path": "TEACHER"}}
+        with pytest.raises(RecipeError, match="there is no such file"):
+            write("detection.boxes", tmp_path / "missing")
 
 
 class TestRefused:
@@ -251,7 +270,8 @@ def test_the_yaml_is_safe() -> None:
 
 
 class TestATemplateThatWantsTheNetsName:
-    TEMPLATE = "models: {teacher: {name: {{arch}}, weights: {{teacher}}}}\n"
+    TASK = "task: {use: detection.boxes}\n"
+    TEMPLATE = TASK + "models: {teacher: {name: {{arch}}, weights: {{teacher}}}}\n"
 
     def written(self, plugins: PluginFactory, teacher: Path | None, name: str | None) -> tuple[str, list[Path]]:
         register = HEALTHY.replace(
@@ -277,7 +297,7 @@ class TestATemplateThatWantsTheNetsName:
     def test_it_is_read_from_the_teachers_file(self, plugins: PluginFactory, tmp_path: Path) -> None:
         file = safetensors(tmp_path / "net.safetensors", HEADER)
         text, asked = self.written(plugins, file, "resnet: 50")
-        assert text == f'models: {{teacher: {{name: "resnet: 50", weights: "file://{file}"}}}}\n'
+        assert text == f'{self.TASK}models: {{teacher: {{name: "resnet: 50", weights: "file://{file}"}}}}\n'
         assert asked == [file]
 
     def test_where_the_file_does_not_tell_it_is_to_be_given(self, plugins: PluginFactory, tmp_path: Path) -> None:
@@ -285,4 +305,4 @@ class TestATemplateThatWantsTheNetsName:
         assert "name: ???, " in text
 
     def test_without_a_teacher_nobody_is_asked(self, plugins: PluginFactory) -> None:
-        assert self.written(plugins, None, "resnet50") == ("models: {teacher: {name: ???, weights: null}}\n", [])
+        assert self.written(plugins, None, "resnet50") == (self.TASK + "models: {teacher: {name: ???, weights: null}}\n", [])

@@ -30,14 +30,23 @@ def check_recipe(recipe: Recipe) -> list[Problem]:
 def _models(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
     if stage.data.use not in LENGTHS:
         return
+    yield from _there(stage.data, "tokenizer")
     for name in dict.fromkeys((*stage.train, *stage.teachers)):
         slot = recipe.models[name]
+        yield from _there(slot, "pretrained" if slot.use == "specdec.pretrained" else "config")
         config = _config(slot)
         yield from _same_tokens(slot, stage.data)
         yield from _long_enough(slot, config, stage.data)
         if name in stage.train:
             yield from _target_there(recipe, slot, stage)
     yield from _deep_enough(recipe, stage)
+
+
+def _there(slot: ModelSlot | Slot, key: str) -> Iterator[Problem]:
+    path = slot.args.get(key)
+    if slot.use.startswith("specdec.") and isinstance(path, Path) and not path.exists():
+        hint = "give a folder that `save_pretrained` has written, or a .gguf file"
+        yield Problem(f"there is no {path}", hint, f"{slot.path}.{key}")
 
 
 def _same_tokens(slot: ModelSlot, data: Slot) -> Iterator[Problem]:
