@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ class Answer:
     Attributes:
         totals: by name; the only one of a loss is called ``""``.
         gradients: of the sum of all sums at every signal of the student, by ``role.signal``; zeros where none arrived.
+        weights: likewise at the loss's own parts, by ``loss.name``, and at the student itself where the loss runs it.
     """
 
     totals: dict[str, Total]
     gradients: dict[str, Tensor]
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -42,8 +44,9 @@ def difference(found: Answer, known: Answer) -> str:
             return f"its count{of(name)} is {count} instead of {wanted}"
         if not close(value, expected, wanted):
             return f"its sum{of(name)} is {value:.6g} instead of {expected:.6g}"
-    for path, gradient in found.gradients.items():
-        if wrong := apart(gradient, known.gradients[path]):
+    expected_at = {**known.gradients, **known.weights}
+    for path, gradient in {**found.gradients, **found.weights}.items():
+        if wrong := apart(gradient, expected_at[path]):
             return f"its gradient at `{path}` {wrong}"
     return ""
 

@@ -25,7 +25,7 @@ class Case:
         make: gives a fresh loss.
         roles: ``student``, ``teacher`` and further ones: signals by name, or a tuple of such where a role is a list.
         batch: as the data gives it.
-        models: the modules behind the roles, for ``setup``; each loss gets copies, frozen.
+        models: the modules behind the roles, for ``setup``; each loss gets copies, all but the student frozen.
         facts: of the task.
         class_axis: of the task.
         example: the roles that ``setup`` sees, also where ``roles`` are a variation.
@@ -43,7 +43,9 @@ class Case:
 
     def build(self) -> tuple[Loss, dict[str, nn.Module]]:
         """A loss that is set up, in train mode, always with the same random numbers; and the models it was given."""
-        models = {role: copy.deepcopy(model).eval().requires_grad_(False) for role, model in self.models.items()}
+        models = {
+            role: copy.deepcopy(model).eval().requires_grad_(role == "student") for role, model in self.models.items()
+        }
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             loss = self.make()
@@ -76,12 +78,19 @@ class Case:
 
     def answer(self, forward: Callable[..., Any] | None = None, loss: Loss | None = None) -> Answer:
         """The totals and the gradients of a fresh loss."""
-        found, leaves = self.call(self.build()[0] if loss is None else loss, forward)
+        models: dict[str, nn.Module] = {}
+        if loss is None:
+            loss, models = self.build()
+        found, leaves = self.call(loss, forward)
+        learning = {"loss": loss, **{role: model for role, model in models.items() if role == "student"}}
+        weights = {f"{path}.{name}": p for path, part in learning.items() for name, p in part.named_parameters()}
         totals = found if isinstance(found, dict) else {"": found}
         whole = torch.stack([total.sum for total in totals.values()]).sum()
-        gradients = torch.autograd.grad(whole, list(leaves.values()), allow_unused=True)
-        filled = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves.values(), gradients, strict=True)]
-        return Answer(totals, dict(zip(leaves, filled, strict=True)))
+        every = {**leaves, **{path: p for path, p in weights.items() if p.requires_grad}}
+        gradients = dict(zip(every, torch.autograd.grad(whole, list(every.values()), allow_unused=True), strict=True))
+        filled = {path: torch.zeros_like(every[path]) if g is None else g for path, g in gradients.items()}
+        split = ({path: g for path, g in filled.items() if (path in leaves) == signal} for signal in (True, False))
+        return Answer(totals, *split)
 
     # ---- variations
 

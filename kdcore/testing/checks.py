@@ -33,7 +33,13 @@ class Check(Generic[C]):
 
 
 def run_checks(
-    checks: Sequence[Check[C]], subject: C, *, title: str, caller: str, skip: Mapping[str, str] | None
+    checks: Sequence[Check[C]],
+    subject: C,
+    *,
+    title: str,
+    caller: str,
+    skip: Mapping[str, str] | None,
+    only: Sequence[str] = (),
 ) -> None:
     """Run all checks that are not skipped, and stop at the first that fails.
 
@@ -43,10 +49,11 @@ def run_checks(
         title: the thing under test, for messages.
         caller: the function that offers ``skip``.
         skip: names of checks that do not apply, each with the reason.
+        only: names of the checks to run, where others have a test of their own.
 
     Raises:
         AssertionError: a promise is broken; the message says which one, and what to write instead.
-        ValueError: ``skip`` names no check, or gives no reason.
+        ValueError: ``skip`` or ``only`` names no check, or ``skip`` gives no reason.
     """
     skipped = skip or {}
     known = [check.name for check in checks]
@@ -55,8 +62,11 @@ def run_checks(
             raise ValueError(f"skip={{{name!r}: ...}}: there is no such check; {did_you_mean(name, known)}")
         if not reason.strip():
             raise ValueError(f"skip={{{name!r}: {reason!r}}}: say why the check does not apply")
+    for name in only:
+        if name not in known:
+            raise ValueError(f"only={list(only)}: there is no check `{name}`; {did_you_mean(name, known)}")
     for check in checks:
-        if check.name in skipped:
+        if check.name in skipped or (only and check.name not in only):
             continue
         try:
             check.run(subject)

@@ -51,8 +51,11 @@ class Guard:
         Raises:
             AssertionError: something was left behind, in this or in any run before.
         """
-        gc.collect()  # what is only waiting to be collected is not left behind
-        for place, count in (_hooks() - self._hooks).items():
+        left = _hooks() - self._hooks
+        if left:
+            gc.collect()  # what is only waiting to be collected is not left behind
+            left = _hooks() - self._hooks
+        for place, count in left.items():
             self.found.append(
                 f"{count} of the {place[0]} of {place[1]} are left: keep the handle and call its remove(), or use a tap"
             )

@@ -24,7 +24,7 @@ def _order(case: Case) -> None:
     order = torch.arange(n).roll(1)
     known = case.answer()
     moved = {path: g[order] if len(g) == n else g for path, g in known.gradients.items()}
-    wrong = difference(case.rows(order).answer(), Answer(known.totals, moved))
+    wrong = difference(case.rows(order).answer(), Answer(known.totals, moved, known.weights))
     if wrong:
         raise PromiseError(
             f"with the samples in another order {wrong}: treat every sample alike, wherever in the batch it stands"
@@ -99,7 +99,7 @@ def _padding(case: Case) -> None:
 
     clean, longer = case.answer(), case.mapped(padded).answer()
     cut = {path: g[tuple(slice(size) for size in clean.gradients[path].shape)] for path, g in longer.gradients.items()}
-    wrong = difference(Answer(longer.totals, cut), clean)
+    wrong = difference(Answer(longer.totals, cut, longer.weights), clean)
     if wrong:
         raise PromiseError(
             f"with {EXTRA} more positions that the mask leaves out {wrong}: divide by how many are selected, never by "

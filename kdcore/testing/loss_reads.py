@@ -97,9 +97,10 @@ def _teacher(case: Case) -> None:
             f"it holds a part of the model `{parts[held]}` ({type(held).__name__}) as its own, which would be put into "
             "train mode and stored with the student: keep it in a plain tuple, `self._model = (model,)`"
         )
-    before = {role: {name: x.clone() for name, x in model.state_dict().items()} for role, model in models.items()}
+    frozen = {role: model for role, model in models.items() if role != "student"}
+    before = {role: {name: x.clone() for name, x in model.state_dict().items()} for role, model in frozen.items()}
     case.call(loss)
-    for role, model in models.items():
+    for role, model in frozen.items():
         thawed = next((name for name, parameter in model.named_parameters() if parameter.requires_grad), None)
         if thawed is not None:
             raise PromiseError(

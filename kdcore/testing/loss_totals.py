@@ -56,13 +56,14 @@ def _check_total(total: Any, name: str) -> None:
 
 def _gradient(case: Case) -> None:
     answer = case.answer()
-    for path, gradient in answer.gradients.items():
+    for path, gradient in {**answer.gradients, **answer.weights}.items():
         if not gradient.isfinite().all():
             raise PromiseError(
                 f"the gradient at `{path}` is not finite: look for a root or a norm at 0, the log of 0, and "
                 "torch.where around something that is infinite"
             )
-    if not any(gradient.any() for gradient in answer.gradients.values()):
+    itself = [gradient for path, gradient in answer.weights.items() if path.startswith("student.")]
+    if not any(gradient.any() for gradient in (*answer.gradients.values(), *itself)):
         raise PromiseError(
             "it has no gradient at the student, and would train nothing: is the student's signal used through argmax, "
             "round or a comparison only?"
@@ -107,7 +108,7 @@ def _empty(case: Case) -> None:
                     f"where {where} the sum{of(name)} is {total.sum.item():.6g}, not 0: leave out the terms that are "
                     "not selected, `torch.where(mask, terms, 0.0).sum()`"
                 )
-        if not all(gradient.isfinite().all() for gradient in answer.gradients.values()):
+        if not all(gradient.isfinite().all() for gradient in (*answer.gradients.values(), *answer.weights.values())):
             raise PromiseError(f"where {where} the gradient is not finite: do not divide by how many are selected")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -36,6 +36,7 @@ def check_loss(
     class_axis: int = -1,
     reference: Reference | None = None,
     skip: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
 ) -> None:
     """Check what a loss promises, one promise after another.
 
@@ -52,16 +53,17 @@ def check_loss(
         batch: what else it reads: ``labels``, ``mask``, ``weight``, ``id``, ... With a ``mask`` that leaves out some
             positions, more is checked.
         roles: signals of further roles.
-        models: modules behind the roles, for a loss that asks ``setup`` for one.
+        models: modules behind the roles, for a loss that asks ``setup`` for one; ``student`` learns, others are frozen.
         facts: of the task, for ``setup``.
         class_axis: of the task: 1 for maps (N, C, H, W).
         reference: the mean that is expected (by name where there are several totals), or a function of student,
             teacher, batch and further roles that returns it; a tensor with a graph has its gradients compared too.
         skip: checks that do not apply, each with the reason: ``{"order": "edges name rows by their number"}``.
+        only: the checks to run, where the others have a test of their own: ``["compile"]``.
 
     Raises:
         AssertionError: a promise is broken; the message says which one, and what to write instead.
-        ValueError: fewer than two samples, an unknown name in ``skip``, or one without a reason.
+        ValueError: fewer than two samples, an unknown name in ``skip`` or ``only``, or one without a reason.
     """
     given: dict[str, Any] = {"student": student, **({} if teacher is None else {"teacher": teacher}), **(roles or {})}
     case = Case(make, given, batch or {}, models or {}, facts or {}, class_axis)
@@ -69,4 +71,4 @@ def check_loss(
         raise ValueError(f"the student has {case.samples} sample: give two at least, of which a batch can be split")
     compared = () if reference is None else (reference_check(reference),)
     checks = (*CHECKS, *compared, *COMPILED)
-    run_checks(checks, case, title=type(make()).__name__, caller="check_loss", skip=skip)
+    run_checks(checks, case, title=type(make()).__name__, caller="check_loss", skip=skip, only=only)

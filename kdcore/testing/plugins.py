@@ -130,6 +130,7 @@ def check_plugin(
     over: Mapping[str, Sequence[str]] | None = None,
     environment: Mapping[str, str] | None = None,
     skip: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
 ) -> None:
     """Check what an installed plugin promises, one promise after another.
 
@@ -140,13 +141,14 @@ def check_plugin(
         over: recipes that are laid over others, with these: ``{"detection.fgd": ["detection"]}``.
         environment: variables that its recipes read (``oc.env``).
         skip: checks that do not apply, each with the reason.
+        only: the checks to run, where the others have a test of their own: ``["fit"]``.
 
     Raises:
         AssertionError: a promise is broken; the message says which one, and what to write instead.
-        ValueError: an unknown name in ``skip``, or one without a reason.
+        ValueError: an unknown name in ``skip`` or ``only``, or one without a reason.
     """
     case = PluginCase(name, over or {}, fit or {}, environment or {})
-    run_checks(CHECKS, case, title=f"plugin `{name}`", caller="check_plugin", skip=skip)
+    run_checks(CHECKS, case, title=f"plugin `{name}`", caller="check_plugin", skip=skip, only=only)
 
 
 def registered(plugin: str, kind: str) -> dict[str, Any]:

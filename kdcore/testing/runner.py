@@ -75,6 +75,11 @@ class Runner:
         before = set(self._reports())
         result = self._succeeded("fit", recipe, *SETTINGS, *words)
         new = [path for path in self._reports() if path not in before]
+        if not new:
+            raise AssertionError(
+                "it wrote no new report.json: a run that was finished before, or of some stages alone (`--stage`), has "
+                'none. Say `runner.kdcore("fit", ...)`'
+            )
         report = max(new, key=lambda path: path.stat().st_mtime_ns)
         return Run(result.code, result.out, result.err, report.parent, json.loads(report.read_text(encoding="utf-8")))
 

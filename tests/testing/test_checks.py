@@ -69,6 +69,24 @@ def test_what_is_skipped_does_not_run():
     assert subject == ["large", "quick"]
 
 
+def test_only_what_is_named_runs():
+    subject = ["large"]
+    run_checks(CHECKS, subject, title="Thing", caller="check_thing", skip=None, only=["quick"])
+    assert subject == ["large", "quick"]
+
+
+def test_what_is_named_and_skipped_does_not_run():
+    subject: list[str] = []
+    run_checks(CHECKS, subject, title="Thing", caller="check_thing", skip={"quick": "it is late"}, only=["quick"])
+    assert subject == []
+
+
+def test_only_a_name_that_is_none_is_an_error():
+    said = r"^only=\['small', 'quik'\]: there is no check `quik`; did you mean `quick`\?$"
+    with pytest.raises(ValueError, match=said):
+        run_checks(CHECKS, [], title="Thing", caller="check_thing", skip=None, only=["small", "quik"])
+
+
 def test_a_name_that_is_none_is_an_error():
     with pytest.raises(ValueError, match=r"^skip=\{'smal': ...\}: there is no such check; did you mean `small`\?$"):
         run([], smal="it is a house")

@@ -58,6 +58,12 @@ def test_a_fit_gives_its_folder_and_report(shared: Runner):
     shared.finish()
 
 
+def test_a_fit_that_writes_no_report_says_so(shared: Runner):
+    said = r"^it wrote no new report\.json: a run that was finished before, or of some stages alone \(`--stage`\), has "
+    with pytest.raises(AssertionError, match=said):
+        shared.fit(TINY, "name=part", "--stage", "teach")
+
+
 def test_text_becomes_a_file_of_the_folder(shared: Runner):
     assert (shared.folder / "recipe0.yaml").read_text(encoding="utf-8") == TINY
 

@@ -42,8 +42,7 @@ def test_it_keeps_what_a_plugin_promises(camvid: Path):
 @pytest.mark.parametrize("recipe", FIT)
 def test_each_recipe_runs_two_steps(recipe: str, camvid: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digits, "COUNTS", {"train": 8, "val": 4, "test": 4})
-    others = ("names", "loads", "light", "targets", "documented", "losses", "recipes", "gone")
-    check_plugin("segmentation", over=OVER, fit={recipe: FIT[recipe]}, skip=dict.fromkeys(others, "tested above"))
+    check_plugin("segmentation", over=OVER, fit={recipe: FIT[recipe]}, only=["fit"])
 
 
 def test_no_recipe_is_forgotten():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from kdcore import Loss, Total
 from kdcore.losses.base import masked_count, masked_total
+from kdcore.losses.functional import hide
 from kdcore.schedules import Scheduled
 from kdcore.signals import IGNORE, Batch, Signals
 from torch import Tensor, nn
@@ -73,10 +74,12 @@ class ExitHeads(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:
         given = {name: head(student[name.replace("exit", "feature@")].float()) for name, head in self.exits.items()}
-        temperature = self.now(self.temperature)
-        target = _target(teacher["logits"].float() / temperature, batch.get("labels"), self.now(self.gamma))
+        temperature, mask = self.now(self.temperature), batch.get("mask")
+        target = _target(hide(teacher["logits"], mask).float() / temperature, batch.get("labels"), self.now(self.gamma))
         return {
-            name: masked_total(-(target * torch.log_softmax(logits.float() / temperature, -1)).sum(-1), batch)
+            name: masked_total(
+                -(target * torch.log_softmax(hide(logits, mask).float() / temperature, -1)).sum(-1), batch
+            )
             for name, logits in {**given, "logits": student["logits"]}.items()
         }
 
