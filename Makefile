@@ -1,4 +1,4 @@
-# make fit: from a fresh clone to a report.   make test: everything that must pass before a commit.
+# make fit: from a fresh clone to a report.   make test: everything that must pass before a commit.   make docs: the site.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ define everywhere
 @set -e; for place in . $(PLUGINS); do echo "== $$place: $(1)"; (cd $$place && $(CURDIR)/$(RUN) -m $(1)); done
 endef
 
-.PHONY: fit test test-all check bench clean
+.PHONY: fit test test-all check bench docs clean
 
 fit: $(VENV)/.fit
 	$(RUN) -m kdcore fit recipes/quickstart.yaml
@@ -32,6 +32,11 @@ check: $(VENV)/.test
 bench: $(VENV)/.test
 	@set -e; for file in benchmarks/*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(RUN) "$$file"; done
 
+# Sphinx's source is the whole repository, so that links between pages are those of the files.
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs --doctree-dir build/doctrees . build/site
+	@echo "the site: build/site/index.html"
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +
@@ -41,6 +46,10 @@ $(VENV)/.fit: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdcore needs Python 3.11 or newer; choose one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable ".[digits]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.fit
+	$(PIP) --editable ".[docs]"
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.fit $(addsuffix /pyproject.toml,$(PLUGINS))

@@ -11,6 +11,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -70,6 +71,49 @@ def test_each_hook_stands_there_with_its_signature_and_first_line(name: str) -> 
 
     assert title in headings(), f"docs/hooks.md has no heading {title}"
     assert prose(headings()[title]).startswith(prose(inspect.getdoc(hook) or "").partition("\n")[0])
+
+
+def undocumented(hooks: str, kinds: str, recipe: str) -> list[str]:
+    """What the code has and these pages do not: hooks with their arguments, kinds, core names with theirs, verbs."""
+    missing = []
+    for name in HOOKS:
+        title = f"`{name}{inspect.signature(getattr(hookspecs, name))}`".replace("'", "")
+        missing += [f"hook {title}"] * (f"\n### {title}\n" not in hooks)
+    missing += [f"kind `{kind}`" for kind in KINDS if f"\n| `{kind}` | " not in kinds]
+    for item in Plugins().registry:
+        table = kinds.partition(f"\n### Kind `{item.kind}`\n")[2].partition("\n### ")[0]
+        row = table.partition(f"\n| `{item.name}` | ")[2].partition("\n")[0]
+        missing += [f"{item.kind} `{item.name}`"] * (not row)
+        wanted = (f"`{name}: {one.annotation}".replace("|", "\\|") for name, one in item.parameters().items())
+        missing += [f"{item.kind} `{item.name}`: {one}`" for one in wanted if row and one not in row]
+    return missing + [f"verb `{verb}`" for verb in verbs() if not re.search(rf"^\| `{verb}[ `]", recipe, re.MULTILINE)]
+
+
+def verbs() -> list[str]:
+    """Those of the core's command line."""
+    (choices,) = [a.choices for a in cli._parser("fit")._actions if isinstance(a, argparse._SubParsersAction)]
+    return list(choices)
+
+
+def test_nothing_is_undocumented() -> None:
+    assert undocumented(page("hooks.md"), page("kinds.md"), page("recipe.md")) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "named"),
+    [
+        ("kdcore_configure(run: Run)", "kdcore_configure(stage: Run)", "hook `kdcore_configure(run: Run) -> None`"),
+        ("| `metric` | `f(", "| `metrics` | `f(", "kind `metric`"),
+        ("| `smooth_l1` |", "| `smooth` |", "loss `smooth_l1`"),
+        ("`beta: float = 1.0`", "", "loss `smooth_l1`: `beta: float`"),
+        ("| `new-recipe TASK`", "| `new TASK`", "verb `new-recipe`"),
+    ],
+)  # fmt: skip
+def test_what_is_undocumented_is_named(written: str, instead: str, named: str) -> None:
+    pages = [page(name) for name in ("hooks.md", "kinds.md", "recipe.md")]
+    assert any(written in text for text in pages)
+
+    assert undocumented(*(text.replace(written, instead) for text in pages)) == [named]
 
 
 def test_no_other_hook_is_described() -> None:
@@ -139,10 +183,22 @@ def test_the_generated_parts_are_up_to_date(generate: ModuleType) -> None:
 
 
 def test_every_core_component_is_in_the_table(generate: ModuleType) -> None:
-    found = re.findall(r"^\| (\w+) \| `(\w+)` \|", generate.core_components(), re.MULTILINE)
+    parts = re.split(r"^### Kind `(\w+)`$", generate.core_components(), flags=re.MULTILINE)[1:]
+    tables = dict(zip(parts[::2], parts[1::2], strict=True))
+    names = {kind: re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) for kind, table in tables.items()}
 
+    assert list(names) == [kind for kind in KINDS if kind in names]
+    found = [(kind, name) for kind, of in names.items() for name in of]
     assert sorted(found) == sorted((item.kind, item.name) for item in Plugins().registry)
     assert len(found) > 20
+
+
+def test_papers_are_links(generate: ModuleType) -> None:
+    (row,) = re.findall(r"^\| `mse` \|.*$", generate.core_components(), re.MULTILINE)
+
+    assert row.endswith(
+        "| [1412.6550](https://arxiv.org/abs/1412.6550), [1312.6184](https://arxiv.org/abs/1312.6184) |"
+    )
 
 
 def test_the_command_line_names_every_verb_and_option(generate: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +226,35 @@ def test_renewing_changes_only_what_stands_between_the_marks(generate: ModuleTyp
 def test_a_page_without_marks_is_not_overwritten(generate: ModuleType) -> None:
     with pytest.raises(ValueError, match="has no lines <!-- core components: begin -->"):
         generate.PARTS[0].renew("a page\n")
+
+
+def test_a_key_that_the_schema_does_not_explain_is_named(
+    generate: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclasses.dataclass
+    class Cache:
+        """Something.
+
+        Attributes:
+            of (a model; the first): whose
+                signals.
+            size: how large.
+        """
+
+        of: str
+        size: int | None = None
+        kept: tuple[str, ...] = ("logits",)
+
+    monkeypatch.setitem(globals(), "Cache", Cache)
+    monkeypatch.setitem(generate.KEYS, "cache", (Cache, ("of", "size")))
+    assert generate.keys_table("cache").splitlines()[2:] == [
+        "| `of` | a model | the first | whose signals |",
+        "| `size` | a whole number | none | how large |",
+    ]
+
+    monkeypatch.setitem(generate.KEYS, "cache", (Cache, ("of", "kept")))
+    with pytest.raises(ValueError, match=r"the docstring of schema.Cache does not say what the key `kept` means"):
+        generate.keys_table("cache")
 
 
 def test_the_generator_needs_no_torch() -> None:
@@ -201,12 +286,12 @@ KEYS: dict[str, Collection[str]] = {
     "cache": start.CACHE_KEYS,
     "kept when use changes": nodes.CORE_KEYS,
 }
-"""What stands below ``<!-- keys: ... -->`` in docs/recipe.md, and what the checker knows."""
+"""What stands below ``<!-- keys: ... -->`` in docs/recipe.md, generated or not, and what the checker knows."""
 
 
 def marked(text: str) -> dict[str, str]:
     """The table or paragraph below each ``<!-- keys: ... -->``."""
-    found = re.findall(r"^<!-- keys: (.+) -->\n((?:.+\n)+)", text, re.MULTILINE)
+    found = re.findall(r"^<!-- keys: ([^:]+?)(?:: begin)? -->\n((?:(?!<!--).+\n)+)", text, re.MULTILINE)
     assert len(dict(found)) == len(found)
     return dict(found)
 
@@ -266,16 +351,16 @@ def shown(value: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("table", "column", "schema_class"),
+    ("table", "schema_class"),
     [
-        ("model", 2, schema.ModelSlot),
-        ("data", 2, schema.DataSlot),
-        ("loss", 2, schema.LossSlot),
-        ("cache", 2, schema.Cache),
-        ("stage", 2, schema.Stage),
+        ("model", schema.ModelSlot),
+        ("data", schema.DataSlot),
+        ("loss", schema.LossSlot),
+        ("cache", schema.Cache),
+        ("stage", schema.Stage),
     ],
 )
-def test_defaults_and_choices_are_those_of_the_schema(table: str, column: int, schema_class: type) -> None:
+def test_defaults_and_choices_are_those_of_the_schema(table: str, schema_class: type) -> None:
     documented = rows(marked(page("recipe.md"))[table])
     hints = get_type_hints(schema_class)
     checked = 0
@@ -288,7 +373,7 @@ def test_defaults_and_choices_are_those_of_the_schema(table: str, column: int, s
         made = field.default_factory() if callable(field.default_factory) else field.default
         plain = table != "stage" or isinstance(made, str | bool)  # what a stage inherits is said in words
         if plain and made is not dataclasses.MISSING:
-            assert cells[column] == shown(made), f"{table}.{field.name}"
+            assert cells[2] == shown(made), f"{table}.{field.name}"
             checked += 1
     assert checked >= 2
 
@@ -304,7 +389,7 @@ def test_limits_and_exit_codes() -> None:
 
     assert f"At most {parse.MAX_NODES} values, nested at most {parse.MAX_DEPTH} deep" in text
     assert f"from 0 to {check._MAX_SEED}" in text
-    assert f"version of this format: `{schema.SCHEMA}`" in text
+    assert rows(marked(page("recipe.md"))["recipe"])["kdcore"][1] == f"`{schema.SCHEMA}`"
     for word, error in (
         ("the run failed", RunError),
         ("the recipe or the usage", RecipeError),
@@ -323,8 +408,8 @@ def test_every_annotation_that_takes_a_slot_is_named() -> None:
 def test_sections_of_a_stage_are_said_to_be_merged_or_replaced_as_they_are() -> None:
     documented = rows(marked(page("recipe.md"))["stage"])
 
-    assert {key for key, cells in documented.items() if cells[1].startswith("merged into")} == set(stages.MERGED)
-    assert {key for key, cells in documented.items() if cells[1].startswith("replaces")} == set(overrides.REPLACED)
+    assert {key for key, cells in documented.items() if cells[3].startswith("merged into")} == set(stages.MERGED)
+    assert {key for key, cells in documented.items() if cells[3].startswith("replaces")} == set(overrides.REPLACED)
 
 
 # ---- what the pages show works
@@ -349,7 +434,11 @@ logger: null
 """What a block below ``<!-- fragment -->`` is laid over; any other block of YAML is a complete recipe."""
 
 _YAML = re.compile(r"(?P<fragment><!-- fragment -->\n)?```yaml\n(?P<text>.*?)```", re.DOTALL)
-_COMMAND = re.compile(r"(?<![\w./])python -m kdcore\b(?P<words>(?:[^`\n\\]|\\\n)*)")
+_COMMAND = re.compile(
+    r"(?<![\w./])(?:python|torchrun(?:[^`\n\\]|\\\n)+?) -m kdcore\b(?P<words>(?:[^`\n\\]|\\\n)*)"
+)
+_YOURS = {"mine.yaml", "recipe.yaml", "base.yaml", "wider.yaml"}
+"""Recipes that a reader has; any other file on a command line is one of docs/examples."""
 
 
 def yaml_blocks() -> Iterator[Any]:
@@ -361,16 +450,15 @@ def yaml_blocks() -> Iterator[Any]:
             yield pytest.param(match["text"], fragment, id=f"{path.name}:{line}")
 
 
+EXAMPLES = DOCS / "examples"
+"""The files of docs/writing-a-loss.md: two losses, each with a recipe, and the tests of one."""
+
+
 def own_losses(folder: Path) -> list[Path]:
-    """The files of docs/writing-a-loss.md: they are plugins, but for the test."""
-    for name, text in code_blocks("writing-a-loss.md", "python").items():
-        (folder / name).write_text(text, encoding="utf-8")
+    """The losses, as a person has copied them."""
+    for file in EXAMPLES.glob("*.*"):
+        shutil.copy(file, folder)
     return [folder / "attention.py", folder / "similarity.py"]
-
-
-def code_blocks(name: str, language: str) -> dict[str, str]:
-    """Blocks by the name of the file that their first line gives."""
-    return dict(re.findall(rf"```{language}\n(?=# (\S+)\n)(.*?)```", page(name), re.DOTALL))
 
 
 @pytest.mark.parametrize(("text", "fragment"), yaml_blocks())
@@ -427,13 +515,18 @@ def commands() -> Iterator[Any]:
 @pytest.mark.parametrize("words", commands())
 def test_every_command_line_on_a_page_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[argparse.Namespace] = []
-    for verb in VERBS:
-        monkeypatch.setattr(cli, verb, lambda options: found.append(options) or 0)
-
-    assert cli.run(words) == 0
+    with monkeypatch.context() as patch:
+        for verb in VERBS:
+            patch.setattr(cli, verb, lambda options: found.append(options) or 0)
+        assert cli.run(words) == 0
 
     (options,) = found
     written = getattr(options, "words", [])
+    shown = [word for word in written if word.endswith(".yaml") and word not in _YOURS]
+    if shown:
+        monkeypatch.chdir(DOCS / "examples")
+        assert cli.run(["check", *shown, *(f"--plugin={file}" for file in options.plugin)]) == 0
+        return
     sources, changes = split_arguments([word for word in written if not word.endswith(".yaml")])
     problems: list[Problem] = []
     assert all(overrides.parse_override(change, problems) for change in changes), problems
@@ -449,8 +542,55 @@ def test_a_wrong_command_line_is_found(monkeypatch: pytest.MonkeyPatch, capsys: 
         test_every_command_line_on_a_page_is_understood(["fit", "quickstart", "losses.kd.temperatur=4"], monkeypatch)
 
 
+def test_a_recipe_that_is_not_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError):
+        test_every_command_line_on_a_page_is_understood(["fit", "atention.yaml"], monkeypatch)
+
+
+def test_every_block_of_python_is_run() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+    found = {name: len(re.findall(r"^```python$", text, re.MULTILINE)) for name, text in texts.items()}
+
+    elsewhere = found.pop("testing.md")  # tests/testing/test_docs.py
+    assert elsewhere > 0
+    assert {name: count for name, count in found.items() if count} == {
+        "hooks.md": 2,  # test_the_example_plugin_works, test_the_example_of_a_verb_works
+        "writing-a-loss.md": 3,  # own_losses, test_the_tests_of_the_page_pass
+        "writing-a-plugin.md": 1,  # test_the_package_of_the_page_is_the_one_that_is_written
+    }
+
+
+def test_every_target_of_make_on_a_page_is_there() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+    assert {"fit", "test"} <= named
+    assert named <= set(" ".join(phony).split())
+
+
+def test_the_package_of_the_page_is_the_one_that_is_written(tmp_path: Path) -> None:
+    text = page("writing-a-plugin.md")
+    folder = tmp_path / "kdcore-my-losses"
+    assert cli.run(["new-plugin", "my_losses", "--to", str(folder)]) == 0
+
+    (line,) = re.findall(r"```python\n(.*)\n```", text)
+    assert line in (folder / "kdcore_my_losses" / "plugin.py").read_text(encoding="utf-8")
+    files = re.findall(r"^\| `([\w./]+)` \|", text, re.MULTILINE)
+    assert len(files) > 5
+    assert all((folder / name).exists() for name in files), files
+
+
+def test_the_example_of_a_package_has_one_word_in_its_places() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", page("hooks.md"), re.DOTALL)
+    project = tomllib.loads(text)["project"]
+
+    assert project["name"] == "kdcore-detection"
+    assert project["entry-points"]["kdcore"] == {"detection": "kdcore_detection.plugin"}
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    for path in [*PAGES, ROOT / "CHANGELOG.md"]:
+    for path in [*PAGES, ROOT / "CHANGELOG.md", *ROOT.glob("plugins/*/README.md")]:
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf-8")):
             there = path.parent / target if target else path
             assert there.exists(), f"{path.name}: {target}"
@@ -473,10 +613,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A recipe of the page, with its loss, for one epoch of a stage."""
     folder = tmp_path_factory.mktemp(request.param)
     own_losses(folder)
-    (text,) = [text for text in re.findall(r"```yaml\n(.*?)```", page("writing-a-loss.md"), re.DOTALL)
-               if f"name: {request.param}\n" in text]  # fmt: skip
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    recipe = ["recipe.yaml", "--plugin", f"{request.param}.py", "--no-alone"]
+    recipe = [f"{request.param}.yaml", "--plugin", f"{request.param}.py", "--no-alone"]
     quick = [
         "trainer.max_epochs=1",
         "trainer.accelerator=cpu",

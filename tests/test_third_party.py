@@ -164,7 +164,7 @@ def test_no_healthy_plugin_is_affected_by_a_broken_one(crowded: Environment) -> 
 
 
 def test_what_a_broken_one_prints_does_not_reach_the_output_of_a_verb(crowded: Environment) -> None:
-    found = crowded.kdcore("check", "quickstart", "losses.kd.use=exits.fgd", code=2)
+    found = crowded.kdcore("check", "quickstart", "losses.kd.use=exits.fgd", code=3)
 
     assert "plugin `exits` (kdcore-exits 1.0) is broken: it calls sys.exit(3)" in found
     assert "good bye" not in found
