@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -103,6 +103,13 @@ def _parser(first: str = "") -> argparse.ArgumentParser:
         "--no-probe", action="store_true", help="skip the checks of teachers and losses before the first step"
     )
     fit.add_argument("--fresh", action="store_true", help="reuse no finished stage and resume no run")
+    fit.add_argument(
+        "--export",
+        action="append",
+        default=[],
+        metavar="FORMAT",
+        help="after the report, write the trained student as it is shipped into the run folder; may be repeated",
+    )
     add("validate", _validate, "score the models of a finished recipe on the validation set", recipe=True)
     add("test", _test, "score the models of a finished recipe on the test set", recipe=True)
     add("check", _check, "say everything that is wrong with a recipe, without running it", recipe=True)
@@ -212,9 +219,17 @@ def _check(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> int:
     recipe, plugins = _read(options)
     stage = _stage(options, recipe)
+    found = ((name, plugins.find("exporter", name)) for name in options.export)
+    problems = [
+        replace(one, message=f"--export {name}: {one.message}") for name, one in found if isinstance(one, Problem)
+    ]
+    if problems:
+        raise RecipeError(problems)
+    from kdcore.run.export import export
     from kdcore.run.fit import Fit
     from kdcore.run.quiet import hide_absent_gpus, quiet, say
-    from kdcore.run.stages import Options
+    from kdcore.run.restore import restore
+    from kdcore.run.stages import Options, rank
 
     quiet()
     hide_absent_gpus()
@@ -227,6 +242,10 @@ def _fit(options: argparse.Namespace) -> int:
     for comparison in report["comparisons"].values():
         say(comparison["answer"])
     say(f"report: {done}")
+    if options.export and rank() == 0:
+        restored = restore(recipe, plugins, options.runs, options.plugin, say)
+        for file in export(restored, None, options.export, done.parent / "export"):
+            say(f"export: {file}")
     return 0
 
 

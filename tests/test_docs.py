@@ -209,7 +209,7 @@ def test_the_command_line_names_every_verb_and_option(generate: ModuleType, caps
 
     verbs = re.findall(r"^\| `([a-z-]+)[^`]*` \| [^|]+ \|$", table, re.MULTILINE)
     assert [f"_{verb.replace('-', '_')}" for verb in verbs] == VERBS
-    assert options == {"--plugin", "--no-alone", "--runs", "--seeds", "--stage", "--no-probe", "--fresh"}
+    assert options >= {"--plugin", "--no-alone", "--runs", "--seeds", "--stage", "--no-probe", "--fresh", "--export"}
     assert all(f"| `{option}" in table for option in options)
     assert re.search(r"^\| `--plugin FILE` \| every verb \| ", table, re.MULTILINE)
     assert re.search(r"^\| `--seeds N` \| `fit` \| ", table, re.MULTILINE)
@@ -228,9 +228,7 @@ def test_a_page_without_marks_is_not_overwritten(generate: ModuleType) -> None:
         generate.PARTS[0].renew("a page\n")
 
 
-def test_a_key_that_the_schema_does_not_explain_is_named(
-    generate: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_that_the_schema_does_not_explain_is_named(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclasses.dataclass
     class Cache:
         """Something.
@@ -434,9 +432,7 @@ logger: null
 """What a block below ``<!-- fragment -->`` is laid over; any other block of YAML is a complete recipe."""
 
 _YAML = re.compile(r"(?P<fragment><!-- fragment -->\n)?```yaml\n(?P<text>.*?)```", re.DOTALL)
-_COMMAND = re.compile(
-    r"(?<![\w./])(?:python|torchrun(?:[^`\n\\]|\\\n)+?) -m kdcore\b(?P<words>(?:[^`\n\\]|\\\n)*)"
-)
+_COMMAND = re.compile(r"(?<![\w./])(?:python|torchrun(?:[^`\n\\]|\\\n)+?) -m kdcore\b(?P<words>(?:[^`\n\\]|\\\n)*)")
 _YOURS = {"mine.yaml", "recipe.yaml", "base.yaml", "wider.yaml"}
 """Recipes that a reader has; any other file on a command line is one of docs/examples."""
 

@@ -100,8 +100,8 @@ def test_two_processes_that_were_killed_end_with_the_weights_of_two_that_were_no
     for one in (killed, whole):
         one.write("stop.py", STOP)
     fit = (
-        "--standalone", "--nproc-per-node", "2", "-m", "kdcore", "fit", "tiny.yaml", "--plugin", "stop.py", "--no-alone",
-        "models.student={use: mlp, hidden: [8], dropout: 0.5}", "callbacks={stop: {use: local.stop}}",
+        "--standalone", "--nproc-per-node", "2", "-m", "kdcore", "fit", "tiny.yaml", "--plugin", "stop.py",
+        "--no-alone", "models.student={use: mlp, hidden: [8], dropout: 0.5}", "callbacks={stop: {use: local.stop}}",
         "trainer.devices=2", "trainer.strategy=ddp",
     )  # fmt: skip
 

@@ -19,6 +19,25 @@ def restored(finished: Workshop) -> Restored:
     return restore(read([finished.recipe], [], plugins), plugins, finished.runs, (), print)
 
 
+CUSTOM = '''
+"""Counts parameters into a text file."""
+from kdcore.hookspecs import hookimpl
+
+
+def count(module, example, folder, *, unit: str = "parameters", data=None, card=None):
+    path = folder / "count.txt"
+    rows = len(data.split("train"))
+    count = sum(p.numel() for p in module.parameters())
+    path.write_text(f"{count} {unit}, {tuple(example[0].shape)}, {rows}, {card['model']}")
+    return [path]
+
+
+@hookimpl
+def kdcore_register(add):
+    add("exporter", "count", count)
+'''
+
+
 def test_the_student_alone_goes_out_by_default(finished: Workshop, tmp_path: Path) -> None:
     result = finished.kdcore("export", "--to", tmp_path)
     assert result.code == 0, result.err
@@ -35,6 +54,30 @@ def test_the_student_alone_goes_out_by_default(finished: Workshop, tmp_path: Pat
     assert card["inputs"] == {"image": [1, 8, 8]}
     assert card["class_names"] == list("0123456789")
     assert (card["recipe"], card["task"], card["model"]) == ("tiny", "classify", "student")
+
+
+def test_fit_exports_what_it_has_trained(workshop: Workshop) -> None:
+    result = workshop.kdcore(
+        "fit", "--export", "safetensors", "--export", "local.count", "--plugin", workshop.write("custom.py", CUSTOM)
+    )
+    assert result.code == 0, result.err
+    (run,) = workshop.folders()
+    folder = run / "export" / "student"
+    assert result.out.splitlines()[-4:] == [
+        f"report: {run / 'report.md'}",
+        f"export: {folder / 'model.safetensors'}",
+        f"export: {folder / 'count.txt'}",
+        f"export: {folder / 'student.json'}",
+    ]
+    assert json.loads((folder / "student.json").read_text())["model"] == "student"
+
+
+def test_an_unknown_format_is_said_before_anything_is_trained(workshop: Workshop) -> None:
+    result = workshop.kdcore("fit", "--export", "onxx", "--export", "tflite")
+    assert result.code == 2
+    assert "--export onxx: there is no exporter `onxx`\n    did you mean `onnx`?" in result.err
+    assert "--export tflite: there is no exporter `tflite`" in result.err
+    assert not workshop.runs.exists()
 
 
 @pytest.mark.slow
@@ -72,25 +115,6 @@ def test_names_that_nobody_knows(words: tuple[str, ...], message: str, finished:
     assert result.code == 2
     assert message in result.err
     assert not (tmp_path / "out").exists()
-
-
-CUSTOM = '''
-"""Counts parameters into a text file."""
-from kdcore.hookspecs import hookimpl
-
-
-def count(module, example, folder, *, unit: str = "parameters", data=None, card=None):
-    path = folder / "count.txt"
-    rows = len(data.split("train"))
-    count = sum(p.numel() for p in module.parameters())
-    path.write_text(f"{count} {unit}, {tuple(example[0].shape)}, {rows}, {card['model']}")
-    return [path]
-
-
-@hookimpl
-def kdcore_register(add):
-    add("exporter", "count", count)
-'''
 
 
 def test_a_format_of_ones_own(workshop: Workshop, tmp_path: Path) -> None:
