@@ -111,6 +111,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp("third-party"))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(find_spec("hatchling") is None, reason="hatchling, which builds the wheel, is not installed")
 def test_the_life_of_a_plugin(environment: Environment) -> None:
     new_plugin("acme", environment.folder / "source")
