@@ -17,7 +17,7 @@ from kdcore.distiller import Distiller
 from kdcore.errors import Problem, RecipeError, RunError
 from kdcore.losses.base import Loss
 from kdcore.parameters import group_parameters
-from kdcore.recipe.schema import Init, LossSlot, Ref, Slot, Stage
+from kdcore.recipe.schema import Init, LossSlot, Nested, Ref, Slot, Stage
 from kdcore.signals import Signals
 from kdcore.taps import Taps, select, suggest
 from kdcore.task import Task
@@ -250,6 +250,7 @@ class _Losses:
                 reads=tuple(_site_reads(loss, slot, signals)),
                 resize=slot.resize,
                 projector=None if tap is None or tap.project is None else self._projector(tap.project),
+                scheduled=any(isinstance(value, Nested) and value.kind == "schedule" for value in slot.args.values()),
                 follows_batch=signals == (None,) and not slot.read,
             )
             for i, signals in enumerate(sites)

@@ -14,7 +14,7 @@ from kdcore.errors import RunError
 from kdcore.losses.base import Loss, Total
 from kdcore.recipe.schema import Ref
 from kdcore.schedules import Scheduled
-from kdcore.signals import Batch, Signals
+from kdcore.signals import Batch, Signals, select_view
 from kdcore.taps import resize_to
 
 Projector = Callable[[torch.Size, torch.Size], nn.Module]
@@ -42,6 +42,7 @@ class BoundLoss(nn.Module):
         resize: the side that is resized where spatial sizes differ: all axes from the third on, or the second of
             (N, T, C) where the task puts classes last.
         projector: makes a module from the student's to the teacher's shape, for a tap with ``project``.
+        scheduled: a parameter of the loss holds a schedule.
         follows_batch: the batch alone may decide the count: nothing is rebound.
 
     Raises:
@@ -58,6 +59,7 @@ class BoundLoss(nn.Module):
         reads: tuple[Read, ...],
         resize: str | None = None,
         projector: Projector | None = None,
+        scheduled: bool = False,
         follows_batch: bool = True,
     ) -> None:
         super().__init__()
@@ -67,6 +69,7 @@ class BoundLoss(nn.Module):
         self.roles = dict(roles)
         self.reads = reads
         self.resize = resize
+        self.scheduled = scheduled or callable(weight)
         self.follows_batch = follows_batch
         self.projectors = nn.ModuleDict()
         self._make_projector = projector
@@ -118,6 +121,8 @@ class BoundLoss(nn.Module):
     def forward(self, signals: Mapping[Ref, Signals], batch: Batch) -> dict[str, Total]:
         """The loss's totals under their log names: ``kd``, or ``kd.part`` where it returns several.
 
+        The loss is shown the batch as its student sees it.
+
         Raises:
             RunError: a signal it reads is not there, the loss refuses what it is given, or it returns something else
                 than its contract says.
@@ -125,7 +130,7 @@ class BoundLoss(nn.Module):
         roles = self._bind(signals)
         student, teacher = roles.pop("student"), roles.pop("teacher", {})
         try:
-            found = self.loss(student, teacher, batch, **roles)
+            found = self.loss(student, teacher, self._seen(batch), **roles)
         except (KeyError, ValueError) as error:  # what a loss refuses; its docstring says which
             raise self._refused(error) from error
         if isinstance(found, Total):
@@ -141,8 +146,20 @@ class BoundLoss(nn.Module):
         return RunError(f"loss `{self.name}`: {error.args[0] if error.args else repr(error)}")
 
     def count(self, batch: Batch) -> Tensor | None:
-        """How many terms the batch will have, where the batch alone decides."""
-        return self.loss.count(batch) if self.follows_batch else None
+        """How many terms the batch will have, where the batch alone decides.
+
+        Raises:
+            RunError: the batch has no such view as the student is to see.
+        """
+        return self.loss.count(self._seen(batch)) if self.follows_batch else None
+
+    def _seen(self, batch: Batch) -> Batch:
+        """The batch as the student sees it: labels, mask and weight are those of its view, where that has its own."""
+        student = self.roles["student"]
+        try:
+            return select_view(batch, None if isinstance(student, tuple) else student.view)
+        except KeyError as error:
+            raise self._refused(error) from error
 
     def _gather(self, signals: Mapping[Ref, Signals]) -> dict[str, Any]:
         roles: dict[str, Any] = {"student": {}}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kdcore.binding import BoundLoss
 from kdcore.cast import Cast
 from kdcore.errors import RunError
-from kdcore.losses.base import Total, has_schedule
+from kdcore.losses.base import Total
 from kdcore.recipe.schema import Ref
 from kdcore.rng import get_state, set_state
 from kdcore.running import Running, not_finite
@@ -77,7 +77,7 @@ class Distiller(pl.LightningModule):
         self._train_order = cast.order({ref for loss in losses for ref in loss.refs})
         watched = teachers[:1] if any(s.need_teacher for s in scores.values()) else ()
         self._val_order = cast.order({Ref(name) for name in (*cast.trained, *watched)})
-        self._scheduled = any(callable(loss.weight) or has_schedule(loss.loss) for loss in losses)
+        self._scheduled = any(loss.scheduled for loss in losses)
         self._running = Running()
         self._is_gated = False
         self._batch: Batch = {}
@@ -149,32 +149,22 @@ class Distiller(pl.LightningModule):
 
     def _add_up(self, totals: list[tuple[BoundLoss, dict[str, Total]]], window: dict[str, Tensor] | None) -> Tensor:
         parts = [(loss, name, part) for loss, found in totals for name, part in found.items()]
+        losses = [loss for loss, *_ in parts]
         sums, counts = _stacked([part.sum for *_, part in parts]), _stacked([part.count for *_, part in parts])
-        terms = means = sums / counts.clamp(min=1)
-        world = self.trainer.world_size
-        if window or world > 1:
-            terms = self._averaged(sums, counts, [(window or {}).get(loss.name) for loss, *_ in parts])
-        self._running.add([name for _, name, _ in parts], means.detach(), world)
-        return torch.dot(terms, self._weigh([loss for loss, *_ in parts], terms))
-
-    def _averaged(self, sums: Tensor, counts: Tensor, window: list[Tensor | None]) -> Tensor:
-        """The terms over all ranks and, where the count is known, over the whole window.
-
-        Undoes Lightning's division by the number of micro-batches and DDP's mean.
-        """
         world, accumulate = self.trainer.world_size, self.trainer.accumulate_grad_batches
-        if world > 1 and any(whole is None for whole in window):
-            torch.distributed.all_reduce(counts)
-        ours = zip(sums, counts, window, strict=True)
-        return torch.stack(
-            [
-                one * world / count.clamp(min=1) if whole is None else one * (accumulate * world) / whole.clamp(min=1)
-                for one, count, whole in ours
-            ]
-        )
+        self._running.add([name for _, name, _ in parts], sums.detach(), counts, world)
+        factors = [1] * len(parts)
+        if window or world > 1:
+            known = [(window or {}).get(loss.name) for loss in losses]
+            counts = _over_ranks(counts, known, world)
+            # undoes DDP's mean and, where the count is the window's, Lightning's division by its micro-batches
+            factors = [world if count is None else world * accumulate for count in known]
+        # divides the weights, not the sums: one step less for the gradient to go through
+        return torch.dot(sums, self._weigh(losses, factors, sums) / counts.clamp(min=1))
 
-    def _weigh(self, losses: list[BoundLoss], like: Tensor) -> Tensor:
-        values = [value_at(loss.weight, loss.loss.progress) for loss in losses]
+    def _weigh(self, losses: list[BoundLoss], factors: list[int], like: Tensor) -> Tensor:
+        pairs = zip(losses, factors, strict=True)
+        values = [value_at(loss.weight, loss.loss.progress) * factor for loss, factor in pairs]
         if any(isinstance(value, Tensor) for value in values):
             return torch.stack([torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in values])
         if values != self._weights[0]:
@@ -204,11 +194,13 @@ class Distiller(pl.LightningModule):
         """Mean of each loss since the last log point (reads the device).
 
         Raises:
-            RunError: one of them is not a number; the optimizer has skipped every update since then.
+            RunError: one of them is not a number; the optimizer has skipped every update since then. Or the weights
+                are none, which made the losses so.
         """
         found = self._running.flush(self.trainer.world_size)
         wrong = not_finite(found)
         if wrong:
+            self._check_weights(step)
             names = " and ".join(f"`{name}`" for name in wrong)
             raise RunError(
                 f"stage `{self.stage_name}`: the loss {names} became {found[wrong[0]]} by step {step}. "
@@ -216,6 +208,24 @@ class Distiller(pl.LightningModule):
                 "gives NaN or inf, a masked row without any class, a learning rate that is too high"
             )
         return {f"{self.stage_name}/train/{name}": value for name, value in found.items()}
+
+    def _check_weights(self, step: int) -> None:
+        """A gradient may be NaN where the loss is a number, and no loss then gates the update (reads the device).
+
+        Raises:
+            RunError: weights that learn are not finite.
+        """
+        learning = [(name, weights) for name, weights in self.named_parameters() if weights.requires_grad]
+        finite = torch.stack([weights.detach().isfinite().all() for _, weights in learning]).tolist()
+        wrong = [name for (name, _), is_finite in zip(learning, finite, strict=True) if not is_finite]
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+            raise RunError(
+                f"stage `{self.stage_name}`: the weights `{wrong[0]}`{more} became NaN or infinite by step {step}, "
+                "though every loss before them was a number: a gradient was none. Look at what has none at 0 or at "
+                "infinity (a root, a norm, a logarithm, also behind `torch.where`; `trainer.detect_anomaly: true` "
+                "names it) and at the learning rate. No checkpoint has these weights: the last one is good"
+            )
 
     # ---- keeping score
 
@@ -331,6 +341,7 @@ class Distiller(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if bool(self._running.bad):
             self._flush(self.global_step)  # no checkpoint of a run that is about to stop: the last one is good
+        self._check_weights(self.global_step)
         checkpoint["running"] = self._running.state_dict()
         checkpoint["latest"] = self.latest
         loader: Any = self.trainer.train_dataloader
@@ -349,6 +360,14 @@ class Distiller(pl.LightningModule):
 def _stacked(scalars: list[Tensor]) -> Tensor:
     """(number of scalars,); of one alone without a copy, which a small step would feel."""
     return scalars[0].view(1) if len(scalars) == 1 else torch.stack(scalars)
+
+
+def _over_ranks(counts: Tensor, known: list[Tensor | None], world: int) -> Tensor:
+    """The counts over all ranks: of the whole window where that is known, else of this micro-batch."""
+    if world > 1 and any(count is None for count in known):
+        counts = counts.clone()  # they may be the losses' own
+        torch.distributed.all_reduce(counts)
+    return torch.stack([one if count is None else count for one, count in zip(counts, known, strict=True)])
 
 
 def _of_all_ranks(state: dict[str, Any], world: int) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdcore.binding import BoundLoss
+from kdcore.errors import Problem, RecipeError
 from kdcore.signals import Batch
 
 WINDOW = "kdcore.window"
@@ -22,24 +24,66 @@ class Windowed:
 
     It reads ahead only within a window, and checkpoints are taken between windows, so the state of the loader
     below is exact then.
+
+    Args:
+        loader: of micro-batches.
+        losses: whose counts are told.
+        accumulate: micro-batches in a window.
+        device: of the counts.
+        ranks: over which they are added up.
+        limit: how many micro-batches the trainer takes of an epoch; asked once it has begun, as it is not known before.
     """
 
-    def __init__(self, loader: Any, losses: list[BoundLoss], accumulate: int, device: torch.device, ranks: int) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        losses: list[BoundLoss],
+        accumulate: int,
+        device: torch.device,
+        ranks: int,
+        limit: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._loader = loader
         self._losses = losses
         self._accumulate = accumulate
         self._device = device
         self._ranks = ranks
+        self._limit = limit
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        """The micro-batches, with the counts of their window.
+
+        Raises:
+            RecipeError: the trainer leaves the epoch inside a window, whose counts are then those of more batches than
+                it trains on.
+        """
+        self._refuse_cut()
         batches = iter(self._loader)
         while window := list(islice(batches, self._accumulate)):
             counts = self._counts(window)
             for batch in window:
                 yield {**batch, WINDOW: counts}
+
+    def _refuse_cut(self) -> None:
+        limit, size = self._limit(), self._accumulate
+        length = len(self) if hasattr(self._loader, "__len__") else math.inf
+        if limit < length and limit % size:
+            whole = int(limit // size) * size
+            of = "" if length == math.inf else f" of {length}"
+            raise RecipeError(
+                [
+                    Problem(
+                        f"an epoch ends after {limit}{of} batches, inside a window of {size} "
+                        f"that are one update: it would be divided by the counts of all {size}",
+                        f"set `limit_train_batches` or `overfit_batches` to a multiple of `accumulate_grad_batches`: "
+                        f"{f'{whole} or ' if whole else ''}{whole + size}",
+                        "trainer",
+                    )
+                ]
+            )
 
     def _counts(self, window: list[Batch]) -> dict[str, Tensor]:
         names: list[str] = []
@@ -98,7 +142,12 @@ class StageData(pl.LightningDataModule):
         if trainer is None or not self._look_ahead or trainer.accumulate_grad_batches * trainer.world_size == 1:
             return loader
         return Windowed(
-            loader, self._losses, trainer.accumulate_grad_batches, trainer.strategy.root_device, trainer.world_size
+            loader,
+            self._losses,
+            trainer.accumulate_grad_batches,
+            trainer.strategy.root_device,
+            trainer.world_size,
+            limit=lambda: trainer.num_training_batches,
         )
 
     def val_dataloader(self) -> Any:

@@ -114,6 +114,18 @@ class Witness(Loss):
         return masked_total((ours.float() - theirs.float()).square().sum(-1) * self.now(self.scale), batch)
 
 
+class Secretive(Witness):
+    """The same, with its schedule under a name of its own."""
+
+    def __init__(self, *, scale: Scheduled = 1.0) -> None:
+        super().__init__()
+        self._hidden = scale
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
+        self.scale = self.now(self._hidden)  # type: ignore[assignment]
+        return super().forward(student, teacher, batch, **roles)
+
+
 class Overflow(Loss):
     """Finite until someone sets ``armed``; infinite then, with a gradient that is so too."""
 
@@ -226,7 +238,7 @@ def kdcore_register(add: Add) -> None:
     add("data", "tiny", Tiny)
     add("model", "net", Net)
     add("transform", "shift", Shift)
-    for loss in (Reference, Crowd, Parts, Witness, Overflow, Pyramid):
+    for loss in (Reference, Crowd, Parts, Witness, Secretive, Overflow, Pyramid):
         add("loss", loss.__name__.lower(), loss)
     add("prepare", "brighter", Brighter)
     add("schedule", "memory", memory)

@@ -251,6 +251,60 @@ def test_count_is_the_losses_own_unless_something_is_rebound() -> None:
     assert bind(Spy(), signal="tap.deep").count(batch) is None
 
 
+# --- what the batch is ------------------------------------------------------------------------------------------------
+
+
+def flipped() -> Batch:
+    """Three samples and a view of them that has labels and a mask of its own."""
+    labels, mask = torch.tensor([0, 1, 2]), torch.tensor([True, True, True])
+    return {"id": torch.arange(3), "labels": labels, "mask": mask, "views": {
+        "strong": {"labels": labels.flip(0), "mask": torch.tensor([True, False, False])},
+        "plain": {"x": torch.zeros(3)},
+    }}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("view", "target", "count"), [(None, [0, 1, 2], 3), ("strong", [2], 1), ("plain", [0, 1, 2], 3)]
+)
+def test_labels_and_mask_are_those_of_the_students_view(view: str | None, target: list[int], count: int) -> None:
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    student = Ref("student", view)
+    for loss in (CrossEntropy(), MSE()):
+        bound = bind(loss, roles={"student": student, "teacher": Ref("teacher", "weak")})
+        given = {student: {"logits": logits}, Ref("teacher", "weak"): {"logits": torch.zeros(3, 3)}}
+        found = bound(given, flipped())["kd"]
+        assert found.count == bound.count(flipped()) == count
+        if isinstance(loss, CrossEntropy):
+            expected = nn.functional.cross_entropy(logits[:count], torch.tensor(target), reduction="sum")
+        else:
+            expected = logits[:count].square().mean(-1).sum()
+        torch.testing.assert_close(found.sum, expected)
+
+
+def test_a_list_of_students_is_told_of_the_batch_itself() -> None:
+    class Labelled(Spy):
+        def forward(self, student: Any, teacher: Signals, batch: Batch, **roles: Any) -> Total:
+            return Total(batch["labels"].float(), torch.tensor(1))
+
+    bound = bind(Labelled(frozenset()), roles={"student": (Ref("a", "strong"), Ref("b", "strong"))})
+    assert bound({}, flipped())["kd"].sum.tolist() == [0, 1, 2]
+
+
+def test_counting_in_a_view_that_the_data_does_not_give() -> None:
+    bound = bind(MSE(), roles={"student": Ref("student", "stong"), "teacher": TEACHER})
+    with pytest.raises(RunError, match=r"^loss `kd`: the batch has no view `stong` \(views: plain, strong\)$"):
+        bound.count(flipped())
+
+
+@pytest.mark.parametrize(
+    ("weight", "scheduled", "expected"),
+    [(1.0, False, False), (1.0, True, True), (lambda progress: 2.0, False, True), (nn.Identity(), False, True)],
+)
+def test_a_schedule_is_that_of_the_weight_or_of_a_parameter(weight: Any, scheduled: bool, expected: bool) -> None:
+    bound = BoundLoss("kd", Spy(), weight=weight, roles=ROLES, reads=(), scheduled=scheduled)
+    assert bound.scheduled is expected
+
+
 # --- resize -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdcore.distiller import _over_ranks
 from kdcore.errors import RunError
 from kdcore.rng import get_state, set_state
 
@@ -131,9 +132,10 @@ def test_a_weight_and_a_temperature_follow_their_schedules(lab: Lab) -> None:
     assert distance(weights(student), weights(mine)) < 1e-6
 
 
-def test_progress_is_the_share_of_optimizer_steps(lab: Lab) -> None:
+@pytest.mark.parametrize("loss", ["witness", "secretive"])
+def test_progress_is_the_share_of_optimizer_steps(lab: Lab, loss: str) -> None:
     built = lab.stage(
-        "stages.distil.losses={w: {use: local.witness, scale: {use: linear, start: 0.0, end: 1.0}}}",
+        f"stages.distil.losses={{w: {{use: local.{loss}, scale: {{use: linear, start: 0.0, end: 1.0}}}}}}",
         "trainer.max_epochs=2",
     )
     witness: Any = built.losses[0].loss
@@ -389,6 +391,51 @@ def test_no_checkpoint_is_written_once_a_loss_has_gone_wrong(lab: Lab) -> None:
     assert not (lab.folder / "eager.ckpt").exists()
 
 
+def poison_gradient(student: nn.Module, at: int) -> None:
+    """In its training step number ``at`` (the first is 0), every gradient of the student is NaN; its losses are not."""
+    steps = iter(range(10**6))
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        if output.requires_grad and next(steps) == at:
+            output.register_hook(lambda gradient: gradient * float("nan"))
+
+    student.register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("at", [11, 8], ids=["last step before a checkpoint", "a loss shows it first"])
+def test_a_gradient_that_is_no_number_reaches_no_checkpoint(lab: Lab, at: int) -> None:
+    built = lab.stage("trainer.max_epochs=3")
+    poison_gradient(built.cast.trained["student"], at)
+    with pytest.raises(RunError) as caught:
+        lab.fit(built, checkpoints=True, log_every_n_steps=50)
+    assert str(caught.value) == (
+        "stage `distil`: the weights `students.student.hidden.0.linear.weight` and 3 more became NaN or infinite by step 12, though "
+        "every loss before them was a number: a gradient was none. Look at what has none at 0 or at infinity (a root, "
+        "a norm, a logarithm, also behind `torch.where`; `trainer.detect_anomaly: true` names it) and at the learning "
+        "rate. No checkpoint has these weights: the last one is good"
+    )
+    saved = torch.load(lab.folder / "distil" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 6
+    assert all(bool(value.isfinite().all()) for value in saved["state_dict"].values())
+
+
+def test_the_weights_of_a_projector_are_looked_at_too(lab: Lab) -> None:
+    nets = [f"models.{name}={{use: local.net}}" for name in ("student", "teacher")]
+    tap = "taps={mid: {student: deep, teacher: deep, project: conv1x1}}"
+    built = lab.stage(*nets, tap, "losses.hint={use: mse, at: mid}")
+    bound = next(loss for loss in built.losses if loss.name == "hint")
+    parameter = next(bound.projectors.parameters())
+
+    class Spoil(Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+            if index == 5:
+                parameter.data.fill_(float("inf"))
+
+    with pytest.raises(RunError, match=r"the weights `losses\.hint\.projectors\.logits\..*` became NaN or infinite"):
+        lab.fit(built, Spoil(), checkpoints=True, log_every_n_steps=50)
+    assert not (lab.folder / "distil" / "last.ckpt").exists()
+
+
 def test_a_loss_that_changes_its_parts_is_refused(lab: Lab) -> None:
     built = lab.stage("stages.distil.losses={p: {use: local.parts}}")
     parts: Any = built.losses[0].loss
@@ -411,6 +458,28 @@ def test_losses_are_logged_under_stage_and_name_as_means_since_the_last_log_poin
     for name, values in each.items():
         assert lab.memo.values(name) == pytest.approx([sum(values[:4]) / 4, sum(values[4:]) / 2])
     assert [step for step, row in lab.memo.rows if "distil/train/ce" in row] == [4, 6]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_logged_is_the_mean_of_all_terms(lab: Lab, accumulate: int) -> None:
+    """Batches with other numbers of terms count by them, as they do in an update."""
+    built = lab.stage("data.masked=true", "optimizer={use: sgd, lr: 0.0}", "losses.kd.weight=0.0")
+    found = [(logits(built.cast.trained["student"], batch), batch) for batch in batches(built)]
+    values = [nn.functional.cross_entropy(ours, batch["labels"], reduction="none") for ours, batch in found]
+    mask = torch.cat([batch["mask"] for _, batch in found])
+    expected = float(torch.cat(values)[mask].mean())
+    means = [float(value[batch["mask"]].mean()) for value, (_, batch) in zip(values, found, strict=True)]
+    assert abs(sum(means) / len(means) - expected) > 1e-4
+    lab.fit(built, log_every_n_steps=50, accumulate_grad_batches=accumulate)
+    assert lab.memo.values("distil/train/ce") == [pytest.approx(expected, rel=1e-6)]
+
+
+def test_counts_over_ranks_leave_the_losses_own_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+    mine, window = torch.tensor([3, 5]), torch.tensor(7)
+    assert _over_ranks(mine, [None, window], 2).tolist() == [6, 7]
+    assert _over_ranks(mine, [None, window], 1).tolist() == [3, 7]
+    assert mine.tolist() == [3, 5]
 
 
 def test_metrics_are_logged_under_stage_and_name(lab: Lab) -> None:

@@ -16,6 +16,7 @@ from kdcore.binding import BoundLoss
 from kdcore.cast import Cast
 from kdcore.data.loader import Loader
 from kdcore.distiller import Distiller
+from kdcore.errors import RecipeError
 from kdcore.losses.base import Total
 from kdcore.signals import Batch, Signals
 from kdcore.teachers import Frozen
@@ -76,7 +77,9 @@ def losses_of() -> list[BoundLoss]:
     return [bind(Squares(), name="squares", weight=0.7), bind(Second(), name="rows", weight=0.1)]
 
 
-def trained(loader: Any, *, accumulate: int, look_ahead: bool = True, epochs: int = 2) -> nn.Module:
+def trained(
+    loader: Any, *, accumulate: int, look_ahead: bool = True, epochs: int = 2, limit: float | None = None
+) -> nn.Module:
     """A student after training through Lightning, in double precision."""
     cast = Cast(Vectors(), {"student": net(1)}, {"teacher": Frozen(net(2))})
     losses = losses_of()
@@ -94,6 +97,7 @@ def trained(loader: Any, *, accumulate: int, look_ahead: bool = True, epochs: in
         precision="64-true",
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
+        limit_train_batches=limit,
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -104,11 +108,11 @@ def trained(loader: Any, *, accumulate: int, look_ahead: bool = True, epochs: in
     return cast.trained["student"]
 
 
-def by_hand(accumulate: int, epochs: int = 2) -> nn.Module:
+def by_hand(accumulate: int, epochs: int = 2, limit: int = len(SIZES)) -> nn.Module:
     """One big batch for each window."""
     student, teacher = net(1).double(), net(2).double()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
-    batches = ragged()
+    batches = ragged()[:limit]
     for _ in range(epochs):
         for start in range(0, len(batches), accumulate):
             window = batches[start : start + accumulate]
@@ -144,6 +148,36 @@ def test_averaging_each_micro_batch_has_another() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_loader_without_length_is_exact_too() -> None:
     assert distance(trained(Listed(ragged()), accumulate=3), by_hand(3)) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("limit", [6, 0.9])
+def test_an_epoch_may_end_between_two_windows(limit: float) -> None:
+    assert distance(trained(Sized(ragged()), accumulate=3, limit=limit), by_hand(3, limit=6)) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("loader", "limit", "expected"),
+    [
+        (Sized, 4, "trainer: an epoch ends after 4 of 7 batches, inside a window of 3 that are one update: it would be "
+            "divided by the counts of all 3\n    set `limit_train_batches` or `overfit_batches` to a multiple of "
+            "`accumulate_grad_batches`: 3 or 6"),
+        (Sized, 0.3, "an epoch ends after 2 of 7 batches, inside .* a multiple of `accumulate_grad_batches`: 3$"),
+        (Listed, 5, "an epoch ends after 5 batches, inside a window of 3"),
+    ],
+)  # fmt: skip
+def test_an_epoch_that_ends_inside_a_window_is_refused(loader: Any, limit: float, expected: str) -> None:
+    with pytest.raises(RecipeError, match=f"(?s){expected}"):
+        trained(loader(ragged()), accumulate=3, limit=limit)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_may_where_counts_come_from_the_predictions() -> None:
+    """Each micro-batch is averaged by itself, and whose others are left out changes nothing."""
+    cut, short = Sized(ragged()), Sized(ragged()[:4])
+    found = trained(cut, accumulate=3, look_ahead=False, limit=4)
+    assert distance(found, trained(short, accumulate=3, look_ahead=False)) == 0
 
 
 # --- the loader -------------------------------------------------------------------------------------------------------

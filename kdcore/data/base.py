@@ -59,6 +59,7 @@ class Data(LightningDataModule):
     Attributes:
         workers: processes that load; 0 where the data is in memory.
         batch_size: samples in a batch, over all devices together.
+        evaluation_batch_size: those in a batch of validation or test, where it may be larger: ``None`` for as many.
         facts: what models and tasks need to know (``classes``, ``channels``, ...), plain values as JSON has them.
         class_names: a name for each class, or ``None``.
         notes: what a person should know of this data: samples that were left out, and why. Said during the run, and
@@ -69,6 +70,7 @@ class Data(LightningDataModule):
 
     fact_names: ClassVar[tuple[str, ...]] = ()
     workers: int = 0
+    evaluation_batch_size: int | None = None
 
     facts: dict[str, Any]
     class_names: tuple[str, ...] | None = None
@@ -137,9 +139,10 @@ class Data(LightningDataModule):
         samples = self.samples(name)
         if samples is None:
             raise RunError(f"the data ({type(self).__name__}) has no {name} split")
+        evaluated = self.evaluation_batch_size if name != "train" else None
         return Loader(
             samples,
-            batch_size=self.batch_size,
+            batch_size=evaluated or self.batch_size,
             seed=self.seed,
             shuffle=shuffle,
             rank=self.trainer.global_rank if self.trainer else 0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -38,6 +40,11 @@ class Mix(Data):
         self.unlabelled = unlabelled
         self.facts = labelled.facts
         self.class_names = labelled.class_names
+        self.workers = max(labelled.workers, unlabelled.workers)
+        self.collate = labelled.collate  # type: ignore[method-assign]
+        # one list for all three: more is noticed while samples are loaded
+        self.notes += [*labelled.notes, *unlabelled.notes]
+        labelled.notes = unlabelled.notes = self.notes
         for name in (labelled.facts.keys() & unlabelled.facts.keys()) - {"classes"}:
             if labelled.facts[name] != unlabelled.facts[name]:
                 raise ValueError(
@@ -51,40 +58,54 @@ class Mix(Data):
         if name != "train" or first is None:
             return first
         second = self.unlabelled.split(name)
-        return first if second is None else _Both(first, second)
+        if second is None:
+            return first
+        return _Both(_Part(first, self.labelled.collate), _Part(second, self.unlabelled.collate))
+
+
+@dataclass
+class _Part:
+    """One set's samples, and how they are made a batch."""
+
+    samples: Samples | Batches
+    collate: Callable[[list[Any]], Batch]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def fetch(self, rows: torch.Tensor) -> Batch | None:
+        """A batch of these rows; ``None`` for no rows."""
+        if not len(rows):
+            return None
+        samples = self.samples
+        if not isinstance(samples, Batches):
+            return self.collate([samples[row] for row in rows.tolist()])
+        fetched: Batch | list[Any] = samples.__getitems__(rows)
+        return self.collate(fetched) if isinstance(fetched, list) else fetched
 
 
 class _Both:
     """The samples of one set, then those of the other, whose labels are hidden."""
 
-    def __init__(self, labelled: Samples | Batches, unlabelled: Samples | Batches) -> None:
+    def __init__(self, labelled: _Part, unlabelled: _Part) -> None:
         self._labelled = labelled
         self._unlabelled = unlabelled
 
     def __len__(self) -> int:
         return len(self._labelled) + len(self._unlabelled)
 
-    def __getitems__(self, index: Any) -> Batch | list[Any]:
+    def __getitems__(self, index: Any) -> Batch:
         rows = torch.as_tensor(index)
         ours = rows < len(self._labelled)
         parts = [
-            _fetch(self._labelled, rows[ours]),
-            _hide(_fetch(self._unlabelled, rows[~ours] - len(self._labelled))),
+            self._labelled.fetch(rows[ours]),
+            _hide(self._unlabelled.fetch(rows[~ours] - len(self._labelled))),
         ]
         kept = [part for part in parts if part is not None]
         if len(kept) == 1:
             return kept[0]
         shared = kept[0].keys() & kept[1].keys()
         return {name: torch.cat([part[name] for part in kept]) for name in shared}
-
-
-def _fetch(samples: Samples | Batches, rows: torch.Tensor) -> Batch | None:
-    if not len(rows):
-        return None
-    if isinstance(samples, Batches):
-        batch: Batch = samples.__getitems__(rows)
-        return batch
-    return Data.collate([samples[int(row)] for row in rows])
 
 
 def _hide(batch: Batch | None) -> Batch | None:

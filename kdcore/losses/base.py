@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,6 +64,9 @@ class Loss(nn.Module):
             models: gives the module behind a role, live or frozen.
         """
 
+    def close(self) -> None:
+        """Undo what :meth:`setup` did to models, such as hooks: the stage is over, and they go on to the next."""
+
     def count(self, batch: Batch) -> Tensor | None:
         """How many terms this batch will have, if the batch alone tells; else ``None``."""
         return None
@@ -78,9 +80,20 @@ class Loss(nn.Module):
         return value_at(value, self.progress)
 
 
-def has_schedule(loss: Loss) -> bool:
-    """Whether any parameter that a recipe may set holds a schedule (which may be a module, as trained parts are)."""
-    return any(callable(getattr(loss, name, None)) for name in inspect.getfullargspec(type(loss).__init__).kwonlyargs)
+def check_temperature(temperature: Scheduled) -> None:
+    """Refuse a number that divides logits into nonsense; a schedule's values are not known yet.
+
+    Raises:
+        ValueError: ``temperature`` is a number, and not above 0.
+    """
+    if not callable(temperature) and not temperature > 0.0:
+        raise ValueError(f"temperature={temperature} is not above 0: logits are divided by it")
+
+
+def total_of(added: Tensor, n: int) -> Total:
+    """A sum of ``n`` terms, where shapes tell how many there are: in float32, with the count on its device."""
+    # full, not tensor: it is filled on the device, where a copy from the host would wait for it
+    return Total(added.float(), torch.full((), n, dtype=torch.int64, device=added.device))
 
 
 def masked_total(terms: Tensor, batch: Batch) -> Total:
@@ -104,8 +117,7 @@ def masked_total(terms: Tensor, batch: Batch) -> Total:
     if weight is not None:
         terms = terms * weight
     if mask is None:
-        # full, not tensor: it is filled on the device, where a copy from the host would wait for it
-        return Total(terms.sum(), torch.full((), terms.numel(), dtype=torch.int64, device=terms.device))
+        return total_of(terms.sum(), terms.numel())
     # where, not multiplication: a masked position may hold inf or NaN
     return Total(torch.where(mask, terms, 0.0).sum(), mask.sum())
 

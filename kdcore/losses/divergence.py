@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total, masked_count, masked_total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature, masked_count, masked_total
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 

@@ -93,7 +93,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     soft = labels.is_floating_point()
     _check_labels(labels, logits.shape if soft else _positions(logits, axis), logits, axis)
     log_q = _log_softmax(logits, 1.0, axis)
-    terms = _mean_under(_upcast(labels), -log_q, axis) if soft else _picked(log_q, labels.long(), axis)
+    terms = _mean_under(upcast(labels), -log_q, axis) if soft else _picked(log_q, labels.long(), axis)
     if label_smoothing:
         possible = log_q != -torch.inf
         spread = -log_q.masked_fill(~possible, 0.0).sum(axis) / possible.sum(axis)
@@ -112,7 +112,7 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor, *, axis: int = -1) -> Tens
     _check_labels(labels, _positions(logits, axis), logits, axis)
     if axis % logits.ndim != 1:
         logits, labels = logits.movedim(axis, -1).flatten(0, -2), labels.flatten()  # no copy where classes are last
-    return F.cross_entropy(_upcast(logits), labels.long(), ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(upcast(logits), labels.long(), ignore_index=IGNORE, reduction="sum")
 
 
 def squared_error(student: Tensor, teacher: Tensor, *, axis: int = -1) -> Tensor:
@@ -122,7 +122,7 @@ def squared_error(student: Tensor, teacher: Tensor, *, axis: int = -1) -> Tensor
         ValueError: the two signals differ in shape.
     """
     _check_same_shape(student, teacher)
-    return F.mse_loss(_upcast(student), _upcast(teacher), reduction="none").mean(axis)
+    return F.mse_loss(upcast(student), upcast(teacher), reduction="none").mean(axis)
 
 
 def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0, axis: int = -1) -> Tensor:
@@ -134,7 +134,7 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0, axis: int 
         ValueError: the two signals differ in shape.
     """
     _check_same_shape(student, teacher)
-    return F.smooth_l1_loss(_upcast(student), _upcast(teacher), beta=beta, reduction="none").mean(axis)
+    return F.smooth_l1_loss(upcast(student), upcast(teacher), beta=beta, reduction="none").mean(axis)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor, *, axis: int = -1, eps: float = 1e-8) -> Tensor:
@@ -144,7 +144,7 @@ def cosine_distance(student: Tensor, teacher: Tensor, *, axis: int = -1, eps: fl
         ValueError: the two signals differ in shape.
     """
     _check_same_shape(student, teacher)
-    s, t = _upcast(student), _upcast(teacher)
+    s, t = upcast(student), upcast(teacher)
     s_norm, t_norm = torch.linalg.vector_norm(s, dim=axis), torch.linalg.vector_norm(t, dim=axis)
     # clamping the norm instead would give a dead (all-zero) feature a gradient of 1 / eps
     undirected = (s_norm < eps) | (t_norm < eps)
@@ -169,13 +169,14 @@ def _positions(signal: Tensor, axis: int) -> torch.Size:
     return torch.Size(shape)
 
 
-def _upcast(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
+    """float32, but float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _log_softmax(logits: Tensor, temperature: float | Tensor, axis: int) -> Tensor:
     if isinstance(temperature, Tensor) or temperature != 1.0:
-        logits = _upcast(logits) / temperature
+        logits = upcast(logits) / temperature
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return torch.log_softmax(logits, axis, dtype=dtype)  # with `dtype` the upcast needs no copy on a GPU
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total, masked_count, masked_total
+from kdcore.losses.base import Loss, Total, check_temperature, masked_count, masked_total
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 
@@ -51,13 +51,3 @@ class KL(Loss):
             axis=self.class_axis,
         )
         return masked_total(terms * temperature**2, batch)
-
-
-def check_temperature(temperature: Scheduled) -> None:
-    """Refuse a number that divides logits into nonsense; a schedule's values are not known yet.
-
-    Raises:
-        ValueError: ``temperature`` is a number, and not above 0.
-    """
-    if not callable(temperature) and not temperature > 0.0:
-        raise ValueError(f"temperature={temperature} is not above 0: logits are divided by it")

@@ -31,6 +31,9 @@ RESERVED = frozenset(
 )
 """What torch's own containers call their parts: a model, loss or metric of that name would hide one."""
 
+FILLED: tuple[Kind, ...] = ("task", "model", "loss", "metric", "prepare")
+"""Kinds whose parameters are filled in from the facts of task and data, where a recipe omits them."""
+
 _T = TypeVar("_T")
 
 
@@ -189,7 +192,7 @@ class Context:
                 continue
             if name in node.items:
                 args[name] = self.convert(node.items[name], parameter.annotation)
-            elif parameter.required and name not in self.facts:
+            elif parameter.required and not (name in self.facts and kind in FILLED):
                 use = node.items["use"].mark
                 self.error(
                     Node(None, replace(use, path=node.mark.path or path)),

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from kdcore.assemble import BuiltStage, assemble
 from kdcore.build import Builder, statistic
 from kdcore.cache.stage import fill
+from kdcore.cast import Cast
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
 from kdcore.evaluate import evaluate
 from kdcore.probe import check_losses, check_teacher
 from kdcore.recipe.content import content as plain
-from kdcore.recipe.schema import Recipe, Stage
+from kdcore.recipe.content import digest
+from kdcore.recipe.schema import Recipe, Ref, Stage
 from kdcore.run.folder import STAGE_FILE, RunFolder, adopt, find_stage, read_json, write_json
 from kdcore.run.history import History
 from kdcore.run.trainer import Configuration, make_trainer
@@ -87,7 +89,8 @@ class SeedRun:
     finished: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
     changes: dict[str, list[str]] = field(default_factory=dict, init=False)
     device: torch.device = field(default=torch.device("cpu"), init=False)
-    _teacher_scores: Metrics = field(default_factory=dict, init=False)
+    _scored: Metrics = field(default_factory=dict, init=False)
+    """The scores of frozen teachers, by :meth:`_score_key`."""
     _said: set[str] = field(default_factory=set, init=False)
 
     @property
@@ -234,14 +237,24 @@ class SeedRun:
         return scored
 
     def _score_teachers(self, stage: Stage, built: BuiltStage) -> Metrics:
-        """Of the teachers that are frozen; each is scored once, however many stages it teaches."""
+        """Of the teachers that are frozen; the same weights are scored once, however many stages they teach."""
         cast = built.cast
         names = [name for name in stage.teachers if name not in cast.trained and name not in cast.followers]
-        wanted = {name: self.builder.scores(stage, cast.task) for name in names if name not in self._teacher_scores}
+        keys = {name: self._score_key(stage, cast, name) for name in names}
+        wanted = {name: self.builder.scores(stage, cast.task) for name in names if keys[name] not in self._scored}
         if wanted:
             found, _ = evaluate(cast, wanted, built.data.data.val_dataloader(), self.device)
-            self._teacher_scores.update(found)
-        return {name: self._teacher_scores[name] for name in names}
+            self._scored.update({keys[name]: values for name, values in found.items()})
+        return {name: self._scored[keys[name]] for name in names}
+
+    def _score_key(self, stage: Stage, cast: Cast, name: str) -> str:
+        """What a score depends on: the stages that have changed a net it comes from, and what it is measured with."""
+        nets = {ref.model for ref in cast.order([Ref(name)], cached=False)}
+        nets |= {cast.followers[net].of for net in nets & cast.followers.keys()}
+        stages = list(self.recipe.stages.values())
+        until = stages[: stages.index(stage) + 1]
+        changed = [one.name for one in until if nets & {*one.train, *one.init}]
+        return digest([name, changed, stage.task, stage.data, stage.metrics])
 
     def _finish(
         self, stage: Stage, place: Path, built: BuiltStage, trainer: pl.Trainer, teachers: Metrics, seconds: float

@@ -41,6 +41,13 @@ def test_training_is_shuffled_by_the_recipe_s_seed_and_the_rest_is_not() -> None
     assert ids(data.test_dataloader()) == [[0, 1, 2, 3], [4]]
 
 
+def test_what_is_not_trained_on_may_come_in_larger_batches() -> None:
+    data = Numbers(test=5)
+    data.evaluation_batch_size = 3
+    assert [len(batch) for batch in ids(data.train_dataloader())] == [4, 3]
+    assert [len(batch) for batch in ids(data.test_dataloader())] == [3, 2]
+
+
 def test_data_without_a_test_split_says_so() -> None:
     data = Numbers()
     assert not data.has_test

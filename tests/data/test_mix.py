@@ -87,6 +87,60 @@ def test_samples_that_come_one_by_one_and_without_labels_mix_too(tmp_path: Path)
     assert sorted(labels.tolist()) == [IGNORE] * 10 + [0, 0, 1, 1, 2, 2]
 
 
+class Ragged(Data):
+    """Samples of different lengths, fetched together, which it alone knows how to stack; loading finds a bad one."""
+
+    def __init__(self, *, as_list: bool) -> None:
+        super().__init__(batch_size=4)
+        self.facts = {}
+        self.workers = 2
+        self._as_list = as_list
+
+    @staticmethod
+    def collate(samples: list[Any]) -> dict[str, torch.Tensor]:
+        image = torch.stack(
+            [torch.nn.functional.pad(sample["image"], (0, 3 - len(sample["image"]))) for sample in samples]
+        )
+        return {"image": image, "id": torch.tensor([sample["id"] for sample in samples])}
+
+    def split(self, name: Split) -> Any:
+        self.notes.append(f"a sample of `{name}` was left out")
+        rows = [{"id": i, "image": torch.ones(1 + i % 3)} for i in range(10)]
+        return AtOnce(rows) if self._as_list else rows
+
+
+class AtOnce(list[Any]):
+    """Gives lists of samples, which torch takes for samples that are yet to be collated."""
+
+    def __getitems__(self, index: Any) -> list[Any]:
+        return [self[int(row)] for row in index]
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_each_set_is_collated_as_it_says(tmp_path: Path, as_list: bool) -> None:
+    few = Arrays(path=arrays(tmp_path, "few", 12, value=0.0))
+    data = Mix(labelled=few, unlabelled=Ragged(as_list=as_list), batch_size=8)
+    data.workers = 0
+    sums = torch.cat([batch["image"].sum(1)[batch["id"] >= UNLABELLED_IDS] for batch in data.train_dataloader()])
+    assert sorted(sums.tolist()) == [1.0] * 4 + [2.0] * 3 + [3.0] * 3
+
+
+def test_validation_is_collated_as_the_labelled_say() -> None:
+    data = Mix(labelled=Ragged(as_list=False), unlabelled=Singles(), batch_size=10)
+    data.workers = 0
+    (batch,) = data.val_dataloader()
+    assert batch["image"].shape == (10, 3)
+
+
+def test_what_loads_and_what_was_noticed_is_that_of_both(tmp_path: Path) -> None:
+    few = Arrays(path=arrays(tmp_path, "few", 12, value=0.0))
+    few.notes.append("before")
+    data = Mix(labelled=few, unlabelled=Ragged(as_list=False))
+    assert data.train_dataloader().num_workers == 2
+    data.labelled.notes.append("later")
+    assert data.notes == ["before", "a sample of `train` was left out", "later"]
+
+
 def test_a_recipe_nests_the_two(tmp_path: Path) -> None:
     arrays(tmp_path, "few", 12, value=0.0)
     arrays(tmp_path, "many", 36, value=1.0)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from kdcore import schedules
-from kdcore.losses.base import Loss, Total, has_schedule, masked_count, masked_total
-from kdcore.schedules import Progress, Scheduled
+from kdcore.losses.base import Loss, Total, masked_count, masked_total
 
 
 def test_without_mask_every_term_is_added_and_counted():
@@ -118,32 +116,3 @@ def test_progress_of_one_loss_is_not_that_of_another():
 def test_total_unpacks_as_sum_and_count():
     sum_, count = Total(torch.tensor(6.0), torch.tensor(3))
     assert sum_ / count == 2.0
-
-
-class Scaled(Loss):
-    """Has a parameter that may be scheduled, and a trained part."""
-
-    def __init__(self, *, scale: Scheduled = 1.0) -> None:
-        super().__init__()
-        self.scale = scale
-        self.part = nn.Linear(2, 2)
-
-
-class Halving(nn.Module):
-    """A schedule that is a module."""
-
-    def forward(self, progress: Progress) -> float:
-        return 0.5
-
-
-@pytest.mark.parametrize(
-    ("loss", "expected"),
-    [
-        (Scaled(), False),
-        (Scaled(scale=lambda progress: 2.0), True),
-        (Scaled(scale=Halving()), True),
-        (Loss(), False),
-    ],
-)
-def test_only_a_parameter_of_the_recipe_holds_a_schedule(loss: Loss, expected: bool) -> None:
-    assert has_schedule(loss) is expected

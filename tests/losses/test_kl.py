@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from kdcore import schedules
-from kdcore.losses.kl import KL, check_temperature
+from kdcore.losses.base import check_temperature
+from kdcore.losses.kl import KL
 
 from . import naive
 

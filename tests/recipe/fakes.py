@@ -97,11 +97,21 @@ def conv1x1(student: Any, teacher: Any, *, bias: bool = True) -> Any: ...
 def lora(module: Any, *, rank: int) -> Any: ...
 
 
+def per_class(groups: Any, *, classes: int) -> Any: ...
+
+
+def head(module: Any, *, classes: int) -> Any: ...
+
+
 def table(models: Any, data: Any, *, out: str) -> Any: ...
 
 
 class Flip:
     def __init__(self, *, p: float = 0.5) -> None: ...
+
+
+class Mixing:
+    def __init__(self, *, classes: int) -> None: ...
 
 
 class Attack:
@@ -142,12 +152,15 @@ TARGETS: dict[tuple[Kind, str], Any] = {
     ("metric", "agreement"): Agreement,
     ("optimizer", "adamw"): adamw,
     ("optimizer", "sgd"): sgd,
+    ("optimizer", "per_class"): per_class,
     ("schedule", "linear"): linear,
     ("schedule", "cosine"): cosine,
     ("projector", "conv1x1"): conv1x1,
     ("edit", "lora"): lora,
+    ("edit", "head"): head,
     ("action", "table"): table,
     ("transform", "flip"): Flip,
+    ("transform", "mixing"): Mixing,
     ("prepare", "attack"): Attack,
     ("callback", "gpu"): gpu,
     ("logger", "wandb"): wandb,

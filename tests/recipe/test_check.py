@@ -157,6 +157,19 @@ def test_parameters_that_are_no_facts_must_be_given(judge: Judge) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("data.transform={mix: {use: mixing}}", "data.transform.mix: transform `mixing` needs `classes`"),
+        ("optimizer.use=per_class", "optimizer: optimizer `per_class` needs `classes`"),
+        ("models.student.edits=[{use: head}]", "models.student.edits.0: edit `head` needs `classes`"),
+    ],
+)
+def test_a_fact_that_nobody_fills_in_must_be_given(judge: Judge, override: str, error: str) -> None:
+    """The builder knows the facts only of what it makes for a task."""
+    assert judge(BASE, override).errors == [f"override `{override}`: {error}\n    add `classes: ...`"]
+
+
 def test_text_and_paths_are_kept_in_the_source_as_they_were_meant(judge: Judge, tmp_path: Path) -> None:
     recipe = judge(BASE, "name=007", "data.path=d.npz").recipe
     assert recipe.name == "007"

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from workshop import Workshop, weights
 
+from kdcore.cast import Cast
+from kdcore.evaluate import evaluate
+from kdcore.run import stages
 from kdcore.run.stages import Options
 
 ACTION = '''
@@ -89,6 +93,35 @@ def test_a_teacher_that_follows_is_kept_as_weights(workshop: Workshop) -> None:
     assert not torch.equal(mean, student)
     other = workshop.fit("models.teacher={use: mlp, hidden: [4], weights: run://tiny/distil/mean}", "~stages.teach")
     assert "teacher `teacher` has accuracy" in other.out
+
+
+def test_a_teacher_is_scored_again_once_something_has_changed(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[set[str]] = []
+
+    def counting(cast: Cast, scores: Any, *args: Any, **named: Any) -> Any:
+        if "teacher" in cast.frozen:
+            scored.append(set(scores))
+        return evaluate(cast, scores, *args, **named)
+
+    monkeypatch.setattr(stages, "evaluate", counting)
+    workshop.fit(
+        "models.two={use: ensemble, of: [teacher, alone]}",
+        "stages.second={train: student, teachers: [teacher, two]}",
+        "stages.more={train: teacher, losses: {ce: {use: cross_entropy}}}",
+        "stages.third={train: student, teachers: [teacher, two]}",
+        "stages.fourth={train: student, teachers: [teacher], metrics: {top2: {use: accuracy, top_k: 2}}}",
+    )
+    assert [names - {"student"} for names in scored if names != {"student"}] == [
+        {"teacher"}, {"two"}, {"teacher", "two"}, {"teacher"},
+    ]  # fmt: skip
+    (folder,) = workshop.folders()
+    of = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/stage.json")}
+    assert of["distil"]["teachers"]["teacher"] == of["second"]["teachers"]["teacher"] == of["teach"]["best"]["teacher"]
+    assert of["third"]["teachers"]["teacher"] == of["more"]["best"]["teacher"] != of["teach"]["best"]["teacher"]
+    assert of["third"]["teachers"]["two"] != of["second"]["teachers"]["two"]
+    assert of["fourth"]["teachers"]["teacher"].keys() == {"accuracy", "top2"}
 
 
 NOTED = """

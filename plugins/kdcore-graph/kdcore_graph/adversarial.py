@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdcore.losses import functional
 from kdcore.signals import Batch
-from kdcore_graph.tasks.outputs import FrozenOutputs
+from kdcore_graph.tasks.outputs import FrozenOutputs, from_features
 
 
 class Adversarial(nn.Module):
@@ -43,12 +43,12 @@ class Adversarial(nn.Module):
             target = self._outputs.rows(teacher, batch["graph"], batch["id"], unseen=False)["logits"]
         clean = batch["features"]
         clean = clean.to_dense() if clean.layout == torch.sparse_csr else clean
-        extra = (batch["positions"],) if getattr(net, "positions", 0) else ()
         change = torch.empty_like(clean).uniform_(-self._radius, self._radius)
         for _ in range(self._steps):
             with torch.enable_grad():
                 moved = (clean + change).requires_grad_()
-                (uphill,) = torch.autograd.grad(_loss(net(moved, *extra)["logits"], target, batch), moved)
+                logits = from_features(net, batch, moved)["logits"]
+                (uphill,) = torch.autograd.grad(_loss(logits, target, batch), moved)
             change = (change + 2 * self._radius / self._steps * uphill.sign()).clamp(-self._radius, self._radius)
         views = {**batch.get("views", {}), "adversarial": {"features": clean + change}}
         return {**batch, "views": views}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kdcore.errors import Problem
 
 if TYPE_CHECKING:
-    from kdcore.recipe.schema import Recipe, Slot, Stage
+    from kdcore.recipe.schema import DataSlot, Recipe, Slot, Stage
 
 _FREE = frozenset({"nodes", "batch_size", "steps", "fanout", "class_weights", "noise", "isolated", "near", "far"})
 """What stages may set differently: how batches are made, not which labels and edges are known."""
@@ -24,6 +24,8 @@ def check_recipe(recipe: Recipe) -> list[Problem]:
     graphs = [stage for stage in stages if stage.data.use in _DATA]
     for before, after in pairwise(graphs):
         problems += _differences(before, after)
+    for data in {stage.data.path: stage.data for stage in graphs}.values():
+        problems += _treated(data)
     return problems + [problem for stage in graphs for problem in (*_shared(stage), *_cached(stage))]
 
 
@@ -65,6 +67,29 @@ def _fixed(data: Slot) -> dict[str, Any]:
 
 def _said(arguments: dict[str, Any], name: str) -> str:
     return repr(arguments[name]) if name in arguments else "its default"
+
+
+def _treated(data: DataSlot) -> list[Problem]:
+    """What the core does to samples, where there are none."""
+    problems = [
+        Problem(
+            f"a transform changes single samples, and `{data.use}` gives batches of a graph",
+            "leave it out; what changes a batch is a `prepare` component, as `graph.adversarial`",
+            f"{data.path}.{key}",
+        )
+        for key, said in (("transform", data.transform), ("views", data.views))
+        if said
+    ]
+    small = data.use == "graph.nodes" and data.args.get("batch_size") is not None and not data.args.get("fanout")
+    if data.table is not None and not small:
+        problems.append(
+            Problem(
+                "a table chooses among samples, and only small batches of nodes without `fanout` are made of such",
+                "leave it out, or use `graph.nodes` with a `batch_size`",
+                f"{data.path}.table",
+            )
+        )
+    return problems
 
 
 def _shared(stage: Stage) -> list[Problem]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +27,13 @@ def random_graph(nodes: int = 120, classes: int = 3, width: int = 5, degree: int
     edges = both_ways(torch.cat([torch.stack([ring, (ring + classes) % nodes]), drawn], 1), nodes)
     features = torch.randn(nodes, width, generator=generator) + 0.5 * torch.nn.functional.one_hot(labels, width)
     return Graph(features, edges, labels, classes)
+
+
+def npz(path: Path, graph: Graph) -> Path:
+    """A graph as a file of numpy's arrays, as ``graph.npz`` reads them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, edges=graph.edges.T.numpy(), x=graph.features.numpy(), y=graph.labels.numpy())
+    return path
 
 
 class Made(Source):

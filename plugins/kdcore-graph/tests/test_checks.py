@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from conftest import Lab
 
 from kdcore.errors import RecipeError
+from kdcore_graph.checks import check_recipe
 
 
 def problems(lab: Lab, *overrides: str) -> list[str]:
@@ -59,6 +60,44 @@ def test_a_shared_teacher_has_seen_other_seeds_tests(lab: Lab) -> None:
     assert problems(lab, "stages.teach.once=true", "data.split_seed=0") == []
 
 
+FLIP = "{flip: {use: torchvision, name: RandomHorizontalFlip}}"
+
+
+@pytest.mark.parametrize("batches", ["", "batch_size: 8, "])
+@pytest.mark.parametrize("key", ["transform", "views"])
+def test_transforms_see_samples_and_a_graph_gives_none(lab: Lab, key: str, batches: str) -> None:
+    said = FLIP if key == "transform" else f"{{strong: {FLIP}}}"
+    found = problems(lab, f"stages.distil.data={{{batches}{key}: {said}}}")
+    message = "graph: a transform changes single samples, and `graph.nodes` gives batches of a graph"
+    assert found == [f"stages.distil.data.{key}: {message}"]
+
+
+def test_a_key_that_all_stages_share_is_refused_once(lab: Lab) -> None:
+    assert len(problems(lab, f"data.transform={FLIP}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("use", "keys", "is_refused"),
+    [
+        ("graph.nodes", {}, True),
+        ("graph.nodes", {"batch_size": 8}, False),
+        ("graph.nodes", {"batch_size": 8, "fanout": [2]}, True),
+        ("graph.links", {"batch_size": 8}, True),
+    ],
+)
+def test_a_table_chooses_among_nodes_in_small_batches_alone(
+    lab: Lab, use: str, keys: dict[str, Any], is_refused: bool
+) -> None:
+    recipe = lab.read()
+    stage = recipe.stages["distil"]
+    data = replace(stage.data, path="stages.distil.data", use=use, args=keys, table="pick")
+    found = check_recipe(replace(recipe, stages={"distil": replace(stage, data=data)}))
+    message = "a table chooses among samples, and only small batches of nodes without `fanout` are made of such"
+    assert [(problem.path, problem.message) for problem in found] == is_refused * [
+        ("stages.distil.data.table", message)
+    ]
+
+
 def test_a_source_is_no_data(lab: Lab) -> None:
     found = problems(lab, "data={use: graph.digits}")
     assert any("`graph.digits` is a source and makes no batches" in problem for problem in found)
@@ -67,8 +106,3 @@ def test_a_source_is_no_data(lab: Lab) -> None:
 def test_a_cache_is_not_needed(lab: Lab) -> None:
     found = problems(lab, "cache={of: teacher}")
     assert any("what a frozen teacher says about a graph is computed once anyway" in problem for problem in found)
-
-
-def test_checking_imports_no_torch() -> None:
-    script = "import sys, kdcore_graph.plugin, kdcore_graph.checks; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

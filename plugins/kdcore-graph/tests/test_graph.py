@@ -118,3 +118,41 @@ def test_lightning_leaves_a_view_alone() -> None:
     moved = move_data_to_device({"graph": view, "x": torch.zeros(1)}, torch.device("meta"))
     assert moved["graph"] is view
     assert moved["x"].device.type == "meta"
+
+
+def test_a_node_is_called_by_its_name_where_it_has_one() -> None:
+    assert path_graph(3).name_of(2) == "node 2"
+    assert replace(path_graph(3), names=("ann", "bob", "cy")).name_of(2) == "node `cy`"
+
+
+def test_a_subgraph_takes_everything_along() -> None:
+    graph = replace(
+        path_graph(5),
+        split=torch.tensor([0, 1, 2, -1, 0], dtype=torch.int8),
+        names=tuple("abcde"),
+        columns=("x", "y", "z"),
+        class_names=("even", "odd"),
+    )
+    found = graph.select(torch.tensor([False, True, True, False, True]))
+    assert found.nodes == 3
+    assert found.labels.tolist() == [1, 0, 0]
+    assert found.edges.tolist() == [[1, 0], [0, 1]]  # 1 - 2; the edges to 3 are gone
+    assert found.split is not None
+    assert found.split.tolist() == [1, 2, 0]
+    assert (found.names, found.columns, found.class_names) == (("b", "c", "e"), ("x", "y", "z"), ("even", "odd"))
+
+
+def test_few_isolated_nodes_are_all_named() -> None:
+    graph = replace(path_graph(4), edges=both_ways(torch.tensor([[0], [3]]), 4), names=tuple("abcd"))
+    with pytest.raises(RunError, match=r"^g: 2 of 4 nodes have no edge: node `b`, node `c`\. The graph tells nothing"):
+        refuse_isolated(graph, "g")
+
+
+def test_a_view_takes_what_is_unseen_along() -> None:
+    graph = path_graph()
+    unseen = torch.arange(6) == 5
+    view = GraphView(graph.features, graph.edges[:, :6], graph.edges, unseen, graph.features + 1)
+    meta = view.on(torch.device("meta"))
+    moved = (meta.features, meta.edges, meta.all_edges, meta.unseen, meta.noisy)
+    assert all(part is not None and part.is_meta for part in moved)
+    assert view.nodes == meta.nodes == 6

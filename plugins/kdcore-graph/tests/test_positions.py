@@ -66,3 +66,34 @@ def test_what_is_refused() -> None:
         RunError, match="positions=4: the graph has 20001 nodes, and positions are made for at most 20000"
     ):
         positions_of(large, torch.zeros(20_001, dtype=torch.bool), 4, 0)
+
+
+def test_an_unseen_node_that_knows_nobody_stands_nowhere() -> None:
+    graph = path_graph(8)
+    unseen = torch.zeros(8, dtype=torch.bool)
+    unseen[[6, 7]] = True  # 7 is joined with 6 alone, which is unseen as well
+    seen = graph.edges[:, ~unseen[graph.edges].any(0)]
+    found = positions_of(GraphView(graph.features, seen, graph.edges, unseen), unseen, 2, 0)
+    assert found[7].tolist() == [0, 0]
+    assert torch.equal(found[6], found[5])
+
+
+def test_known_positions_spread_by_one() -> None:
+    graph = random_graph(60)
+    found = positions_of(GraphView(graph.features, graph.edges), torch.zeros(60, dtype=torch.bool), 5, 0)
+    assert found.std().item() == pytest.approx(1.0, rel=1e-5)
+    assert found.dtype == torch.float32
+
+
+def test_signs_are_fixed() -> None:
+    graph = random_graph(60)
+    found = positions_of(GraphView(graph.features, graph.edges), torch.zeros(60, dtype=torch.bool), 5, 0)
+    largest = found.abs().argmax(0)
+    assert (found[largest, torch.arange(5)] > 0).all()
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_no_positions_are_refused(size: int) -> None:
+    graph = path_graph(5)
+    with pytest.raises(RunError, match=f"positions={size}: a graph with 5 known nodes has at most 3"):
+        positions_of(GraphView(graph.features, graph.edges), torch.zeros(5, dtype=torch.bool), size, 0)

@@ -1,20 +1,13 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Lab
+from safetensors.torch import load_file
 
-from kdcore import cli
-from kdcore.assemble import assemble
-from kdcore.plugins import Plugins
-from kdcore.probe import check_losses
-from kdcore.recipe.check import read
-from kdcore_graph import plugin
-
-RECIPES = sorted((Path(plugin.__file__).parent / "recipes").glob("*.yaml"))
+from kdcore.testing import Runner
 
 EVERYTHING = """\
 kdcore: 1
@@ -35,7 +28,7 @@ losses:
   reliable: {use: graph.krd}
   codes: {use: graph.vqgraph}
 optimizer: {use: graph.adam}
-trainer: {max_epochs: 1, enable_progress_bar: false}
+trainer: {max_epochs: 1}
 logger: null
 """
 
@@ -56,57 +49,38 @@ losses:
   distribution: {use: graph.llp_distribution}
 metrics: {hits: {use: graph.hits}, mrr: {use: graph.mrr}, ap: {use: graph.average_precision}}
 optimizer: {use: graph.adam}
-trainer: {max_epochs: 1, enable_progress_bar: false}
+trainer: {max_epochs: 1}
 logger: null
 """
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_is_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KDCORE_DATA", "data")
-    plugins = Plugins()
-    recipe = read([path], [], plugins)
-    assert recipe.name == path.stem
-    assert plugins.check_recipe(recipe) == []
+def test_every_distiller_runs_and_passes_the_probe(runner: Runner) -> None:
+    assert set(runner.fit(EVERYTHING).report["models"]) == {"teacher", "student"}
 
 
-def fitted(lab: Lab, text: str, *words: str) -> dict[str, object]:
-    runs = lab.folder / "runs"
-    assert cli.run(["fit", str(lab.write(text)), "--runs", str(runs), *words]) == 0
-    (report,) = runs.glob("*/*/report.json")
-    found: dict[str, object] = json.loads(report.read_text())
-    return found
-
-
-def test_every_distiller_runs_and_passes_the_probe(lab: Lab) -> None:
-    report = fitted(lab, EVERYTHING)
-    assert set(report["models"]) == {"teacher", "student"}  # type: ignore[call-overload]
-
-
-def test_links_run_and_pass_the_probe(lab: Lab) -> None:
-    report = fitted(lab, LINKS)
-    metrics = report["models"]["student"]["metrics"]  # type: ignore[index]
+def test_links_run_and_the_student_is_shipped(runner: Runner) -> None:
+    run = runner.fit(LINKS)
+    metrics = run.report["models"]["student"]["metrics"]
     assert set(metrics) == {"hits", "mrr", "ap"}
     assert 0 <= metrics["hits"]["test"] <= 1
+    out = runner.folder / "out"
+    result = runner.kdcore("export", run.folder, "--runs", runner.runs, "--format", "torch", "--to", out)
+    assert result.code == 0, result.err
+    shipped = torch.export.load(out / "student" / "model.pt2").module()
+    found = shipped(torch.rand(3, 64), torch.rand(3, 64))
+    assert found.shape == (3,)
+    assert ((found > 0) & (found < 1)).all()
 
 
-def test_small_batches_with_sampled_neighbours_run(lab: Lab) -> None:
+def test_small_batches_with_sampled_neighbours_run(runner: Runner) -> None:
     text = EVERYTHING.replace("positions: 8}", "positions: 8, batch_size: 256, fanout: [4, 4]}")
-    fitted(lab, text, "~stages.distil.prepare", "~losses.attacked")
+    runner.fit(text, "~stages.distil.prepare", "~losses.attacked")
 
 
 @pytest.mark.parametrize("text", [EVERYTHING, LINKS])
-def test_on_a_bare_batch_every_loss_has_a_gradient_at_the_student_alone(lab: Lab, text: str) -> None:
-    builder = lab.builder(text=text)
-    built = assemble(builder, builder.recipe.stages["distil"])
-    if text == LINKS:  # an untrained teacher has no order of its own
-        teacher = built.cast.module("teacher")
-        with torch.no_grad():
-            teacher.decoder[2].weight.mul_(500)
-    built.data.data.trainer = None
-    batch = next(iter(built.data.data.train_dataloader()))
-    assert check_losses(built.cast, built.losses, batch, built.distiller.prepared) == []
-    built.close()
+def test_on_a_bare_batch_every_loss_has_a_gradient_at_the_student_alone(runner: Runner, text: str) -> None:
+    # an untrained teacher has no order of its own that would be further apart than a margin
+    assert runner.probe(text, *(["losses.rank.margin=0"] if text == LINKS else [])) == []
 
 
 def test_a_graphs_teacher_stays_out_of_the_stages_weights(lab: Lab) -> None:
@@ -115,16 +89,13 @@ def test_a_graphs_teacher_stays_out_of_the_stages_weights(lab: Lab) -> None:
     built.close()
 
 
-def test_a_run_that_stops_between_stages_goes_on_bit_for_bit(lab: Lab) -> None:
-    def weights(*words: str) -> dict[str, torch.Tensor]:
-        from safetensors.torch import load_file
+def test_a_run_that_stops_between_stages_goes_on_bit_for_bit(runner: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "links.yaml"
+    path.write_text(LINKS.replace("max_epochs: 1", "max_epochs: 3"), encoding="utf-8")
 
-        runs = lab.folder / f"runs{len(words)}"
-        path = lab.write(LINKS.replace("max_epochs: 1", "max_epochs: 3").replace("name: links", "name: again"))
-        for limit in words or ("",):
-            cli.run(["fit", str(path), "--runs", str(runs), *limit.split()])
-        (found,) = runs.glob("*/*/distil/student.safetensors")
-        return load_file(found)
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        return load_file(runner.fit(path, f"name={name}").folder / "distil" / "student.safetensors")
 
-    whole, again = weights(), weights("--stage teach", "")
+    assert runner.kdcore("fit", path, "name=again", "--stage", "teach", "--runs", runner.runs).code == 0
+    whole, again = weights("whole"), weights("again")
     assert all(torch.equal(whole[name], again[name]) for name in whole)

@@ -81,6 +81,7 @@ class Nodes(Data):
         noise: float = 0.0,
     ) -> None:
         super().__init__(batch_size=EVALUATION_BATCH if batch_size is None else batch_size)
+        self.evaluation_batch_size = max(self.batch_size, EVALUATION_BATCH)
         if train_per_class < 1 or val_per_class < 1 or steps < 1:
             raise ValueError(
                 f"train_per_class={train_per_class}, val_per_class={val_per_class}, steps={steps}: give 1 or more"
@@ -163,9 +164,13 @@ class Nodes(Data):
 
     # ---- what is trained and tested on
 
-    def split(self, name: Split) -> Rows | None:
+    def split(self, name: Split) -> Rows | Neighbourhoods:
         if name == "train":
-            return Rows(self._training(self._trained_on), self.view)
+            rows = Rows(self._training(self._trained_on), self.view)
+            if not self._fanout:
+                return rows
+            everything = self._training(torch.arange(self.graph.nodes))
+            return Neighbourhoods(rows, everything, self._fanout, self.seed)
         nodes = self.parts.val if name == "val" else self.parts.test
         columns = self._columns.rows(nodes).columns
         if name == "test" and self.parts.unseen.any():
@@ -199,7 +204,7 @@ class Nodes(Data):
             RunError: the whole graph as a batch cannot be divided over several devices.
         """
         if not self._whole:
-            return self._mini_batches() if self._fanout else super().train_dataloader()
+            return super().train_dataloader()
         trainer = self.trainer
         if trainer is not None and trainer.world_size > 1:
             raise RunError(
@@ -217,21 +222,3 @@ class Nodes(Data):
         place[nodes] = torch.arange(len(nodes))
         edges = place[self.view.edges]
         return edges[:, (edges >= 0).all(0)]
-
-    def _mini_batches(self) -> Loader:
-        assert self._fanout is not None
-        rows = self.split("train")
-        assert rows is not None
-        everything = self._training(torch.arange(self.graph.nodes))
-        return self._made(Neighbourhoods(rows, everything, self._fanout, self.seed), self.batch_size, shuffle=True)
-
-    def _loader(self, name: Split, *, shuffle: bool) -> Loader:
-        samples = self.split(name)
-        assert samples is not None
-        size = self.batch_size if name == "train" else max(self.batch_size, EVALUATION_BATCH)
-        return self._made(samples, size, shuffle=shuffle)
-
-    def _made(self, samples: Any, size: int, *, shuffle: bool) -> Loader:
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return Loader(samples, batch_size=size, seed=self.seed, shuffle=shuffle, rank=rank, world=world)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from kdcore.losses.base import Total
 from kdcore.signals import Batch
 
 
@@ -22,8 +20,3 @@ def edges_of(batch: Batch, loss: str) -> Tensor:
         )
     edges: Tensor = batch["edges"]
     return edges
-
-
-def counted(terms: Tensor) -> Total:
-    """The total of one term each."""
-    return Total(terms.sum(), torch.full((), terms.numel(), dtype=torch.int64, device=terms.device))

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature, masked_total
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
-from kdcore_graph.losses.edges import counted, edges_of
+from kdcore_graph.losses.edges import edges_of
 
 
 class FFG2M(Loss):
@@ -59,7 +58,7 @@ class FFG2M(Loss):
             _difference(theirs, source, target),
             temperature=self.now(self.high_temperature),
         )
-        return {"low": counted(torch.cat([near, own])), "high": counted(high)}
+        return {"low": masked_total(torch.cat([near, own]), {}), "high": masked_total(high, {})}
 
 
 def _difference(logits: Tensor, source: Tensor, target: Tensor) -> Tensor:

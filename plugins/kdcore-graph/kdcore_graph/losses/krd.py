@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature, masked_total
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
+from kdcore.task import normalise
 from kdcore_graph.losses.edges import edges_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class KRD(Loss):
             self._follow(place, ours.detach().argmax(-1) == theirs.argmax(-1))
         drawn = torch.rand(len(source), device=ours.device) < 1 - place[source] ** self.power
         terms = functional.kl(ours[target], theirs[source], temperature=self.now(self.temperature)) * drawn
-        return Total(terms.sum(), torch.full((), len(terms), dtype=torch.int64, device=terms.device))
+        return masked_total(terms, {})
 
     @torch.no_grad()
     def _follow(self, place: Tensor, agree: Tensor) -> None:
@@ -114,11 +114,15 @@ def entropy_change(teacher: nn.Module, view: GraphView, noise: float, draws: int
     """Mean squared change of the entropy of each node's prediction, divided by the noise's variance: (N,)."""
     device = view.features.device
     generator = torch.Generator(device).manual_seed(derive_seed("graph.krd"))
-    clean = _entropy(teacher(view.features, view.edges)["logits"])
+
+    def entropy(features: Tensor) -> Tensor:
+        return _entropy(teacher(normalise(teacher, features), view.edges)["logits"])
+
+    clean = entropy(view.features)
     total = torch.zeros_like(clean)
     for _ in range(draws):
         drawn = torch.randn(view.features.shape, generator=generator, device=device)
-        total += (_entropy(teacher(view.features + noise * drawn, view.edges)["logits"]) - clean).square()
+        total += (entropy(view.features + noise * drawn) - clean).square()
     return total / (draws * noise**2)
 
 

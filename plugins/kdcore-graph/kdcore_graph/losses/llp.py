@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature, masked_total
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
-from kdcore_graph.losses.edges import counted
 
 
 class LLPRank(Loss):
@@ -77,8 +75,8 @@ class LLPDistribution(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
         temperature = self.now(self.temperature)
-        return counted(
-            functional.kl(student["contexts"], teacher["contexts"], temperature=temperature) * temperature**2
+        return masked_total(
+            functional.kl(student["contexts"], teacher["contexts"], temperature=temperature) * temperature**2, {}
         )
 
 

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total, masked_total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature, masked_total
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
-from kdcore_graph.losses.edges import counted, edges_of
+from kdcore_graph.losses.edges import edges_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,10 +65,10 @@ class VQTokenizer(Loss):
         features = batch["features"]
         features = features.to_dense() if features.layout == torch.sparse_csr else features
         return {
-            "features": counted(functional.cosine_distance(self.to_features(through), features)),
-            "edges": counted(self._edges(self.to_edges(through), edges_of(batch, "vq_tokenizer"))),
-            "codebook": counted((codes - hidden.detach()).square().mean(1)),
-            "commitment": counted(self.commitment * (hidden - codes.detach()).square().mean(1)),
+            "features": masked_total(functional.cosine_distance(self.to_features(through), features), {}),
+            "edges": masked_total(self._edges(self.to_edges(through), edges_of(batch, "vq_tokenizer")), {}),
+            "codebook": masked_total((codes - hidden.detach()).square().mean(1), {}),
+            "commitment": masked_total(self.commitment * (hidden - codes.detach()).square().mean(1), {}),
         }
 
     def _edges(self, places: Tensor, edges: Tensor) -> Tensor:
@@ -114,9 +113,10 @@ class VQGraph(Loss):
         self.map = nn.Identity() if ours == theirs else nn.Linear(ours, theirs)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
-        temperature = self.now(self.temperature)
-        ours = -squared_distances(self.map(student["hidden"].float()), teacher["codebook"].float())
-        terms = functional.kl(ours, teacher["codes"].float(), temperature=temperature)
+        temperature, mask = self.now(self.temperature), batch.get("mask")
+        hidden, theirs = (functional.hide(x, mask).float() for x in (student["hidden"], teacher["codes"]))
+        ours = -squared_distances(self.map(hidden), teacher["codebook"].float())
+        terms = functional.kl(ours, theirs, temperature=temperature)
         return masked_total(terms * temperature**2, batch)
 
 

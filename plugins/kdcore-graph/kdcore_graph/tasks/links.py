@@ -77,8 +77,11 @@ class LinkPrediction(Task):
         generator = torch.Generator().manual_seed(0)
         ring = torch.arange(n)
         pairs = torch.stack([ring, (ring + 1) % n], 1)
+        features = torch.rand(n, self.facts["features"], generator=generator)
         return {
-            "features": torch.rand(n, self.facts["features"], generator=generator),
+            "features": features,
+            "source": features,
+            "target": features[pairs[:, 1]],
             "pairs": pairs,
             "contexts": pairs.unsqueeze(1).repeat(1, CONTEXTS, 1),
             "labels": ring % 2,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdcore.errors import RunError
 from kdcore.task import Task, compare_logits, normalise
-from kdcore_graph.tasks.outputs import FrozenOutputs
+from kdcore_graph.tasks.outputs import FrozenOutputs, from_features
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,18 +57,11 @@ class NodeClassification(Task):
         if getattr(model, "takes_graph", False):
             signals = self._from_graph(model, batch)
         else:
-            signals = self._from_features(model, batch, "features")
+            signals = from_features(model, batch, batch["features"])
             if "noisy" in batch and not model.training:
-                signals["noisy"] = self._from_features(model, batch, "noisy")["logits"]
+                signals["noisy"] = from_features(model, batch, batch["noisy"])["logits"]
         self._check(signals)
         return signals
-
-    def _from_features(self, model: nn.Module, batch: Batch, name: str) -> Signals:
-        inputs = [normalise(model, batch[name])]
-        if getattr(model, "positions", 0) and "positions" in batch:
-            inputs.append(batch["positions"])
-        found = model(*inputs)
-        return dict(found) if isinstance(found, dict) else {"logits": found}
 
     def _from_graph(self, model: nn.Module, batch: Batch) -> Signals:
         if model.training or "graph" not in batch:

@@ -1,4 +1,4 @@
-"""What a net says about every node of a graph, computed once where neither the net nor the graph changes."""
+"""What nets say about nodes: from features alone, or of every node of a graph, once where neither changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdcore.task import normalise
 
 if TYPE_CHECKING:
-    from kdcore.signals import Signals
+    from kdcore.signals import Batch, Signals
     from kdcore_graph.graph import GraphView
 
 CHUNKED_EDGES = 5_000_000
@@ -23,14 +23,15 @@ class _Parts:
     """What has to be looked at in every step, found once: walking through a net takes as long as a small step."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = tuple(model.modules())
+        # not the modules themselves: one of them is the net, which would never be forgotten
+        self._hooks = tuple(module._forward_hooks for module in model.modules())
         self._parameters = tuple(model.parameters())
         self._tensors = (*self._parameters, *model.buffers())
 
     @property
     def is_frozen(self) -> bool:
         """No gradient is wanted of any parameter, and no tap's hook has to see the net run."""
-        return not any(p.requires_grad for p in self._parameters) and not any(m._forward_hooks for m in self._modules)
+        return not any(p.requires_grad for p in self._parameters) and not any(self._hooks)
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -79,6 +80,15 @@ class FrozenOutputs:
         if kept is None or kept[0] != key:
             kept = self._kept[model] = key, _run(model, view, device, unseen=unseen)
         return kept[1]
+
+
+def from_features(model: nn.Module, batch: Batch, features: Tensor) -> Signals:
+    """What a net that takes no graph says about nodes with these features, in the place of the batch's own."""
+    inputs = [normalise(model, features)]
+    if getattr(model, "positions", 0) and "positions" in batch:
+        inputs.append(batch["positions"])
+    found = model(*inputs)
+    return dict(found) if isinstance(found, dict) else {"logits": found}
 
 
 def _run(model: nn.Module, view: GraphView, device: torch.device, *, unseen: bool) -> Signals:

@@ -129,3 +129,66 @@ def test_a_source_is_asked_for() -> None:
 
     with pytest.raises(ValueError, match="source=Digits gives no graph"):
         Links(source=Digits())
+
+
+def test_a_split_is_its_seed_or_one_of_its_own() -> None:
+    def held(**keys: Any) -> list[frozenset[int]]:
+        return sets(made(**keys).parts["test"])
+
+    assert held(seed=1) == held(seed=1)
+    assert held(seed=1) != held(seed=2)
+    assert held(seed=1, split_seed=5) == held(seed=2, split_seed=5)
+
+
+def test_the_same_strangers_are_asked_about_each_time() -> None:
+    (one,), (again,), (other,) = (made(seed=seed).val_dataloader() for seed in (0, 0, 1))
+    assert torch.equal(one["pairs"], again["pairs"])
+    assert not torch.equal(one["nodes"][one["pairs"]], other["nodes"][other["pairs"]])
+
+
+def test_validation_and_test_have_strangers_of_their_own() -> None:
+    data = made()
+    (val,), (test,) = data.val_dataloader(), data.test_dataloader()
+    drawn = [set(sets(one["nodes"][one["pairs"]][one["labels"] == 0])) for one in (val, test)]
+    assert drawn[0] != drawn[1]
+
+
+def test_loops_and_doubles_are_one_edge_or_none() -> None:
+    graph = random_graph(60)
+    graph.edges = torch.cat([graph.edges, graph.edges[:, :9], torch.tensor([[3, 4], [3, 4]])], 1)
+    found = [pair for part in made(graph).parts.values() for pair in sets(part)]
+    assert len(found) == len(set(found))
+    assert all(len(pair) == 2 for pair in found)
+
+
+def test_contexts_need_not_be_of_both_kinds() -> None:
+    for near, far in ((2, 0), (0, 3)):
+        contexts = next(iter(made(near=near, far=far).train_dataloader()))["contexts"]
+        assert contexts.shape == (120, near + far, 2)
+    assert "contexts" not in next(iter(made().train_dataloader()))
+
+
+def test_a_walk_from_a_node_without_edges_stays() -> None:
+    graph = random_graph(40)
+    graph.edges = graph.edges[:, (graph.edges != 7).all(0)]
+    contexts = next(iter(made(graph, near=4).train_dataloader()))["contexts"]
+    assert contexts[7, :, 1].tolist() == [7] * 4
+
+
+def test_what_a_model_is_built_from() -> None:
+    assert made().facts == {"classes": 2, "features": 5, "nodes": 120}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"test": 0.0}, "validation=0.05, test=0.0: give shares"),
+        ({"validation": 0.5, "test": 0.5}, "validation=0.5, test=0.5: give shares above 0 that leave edges"),
+        ({"steps": 0}, "negatives=50, steps=0 must be at least 1"),
+        ({"near": -1}, "near=-1 and far=0 at least 0"),
+        ({"far": -2}, "near=0 and far=-2 at least 0"),
+    ],
+)
+def test_other_numbers_that_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(**keys)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from made import Made, path_graph, random_graph
 
+from kdcore.data.base import Treatment
 from kdcore.data.digits import Digits as CoreDigits
 from kdcore.errors import RunError
 from kdcore.signals import IGNORE
@@ -86,6 +87,23 @@ def test_small_batches_are_in_a_new_order_each_epoch() -> None:
     assert torch.equal(torch.cat(first).sort().values, torch.arange(120))
     loader.batches.set_epoch(1)
     assert not torch.equal(torch.cat([batch["id"] for batch in loader]), torch.cat(first))
+
+
+def test_small_batches_are_of_the_nodes_that_a_table_holds() -> None:
+    data = made(batch_size=3)
+    table = {"id": torch.tensor([5, 90, 17, 200]), "code": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    data.treatment = Treatment(stage="pick", table=lambda: table)
+    batches = list(data.train_dataloader())
+    found = {int(row): float(code) for batch in batches for row, code in zip(batch["id"], batch["code"], strict=True)}
+    assert found == {5: 1.0, 17: 3.0, 90: 2.0}
+    assert all(batch["graph"] is data.view for batch in batches)
+    assert torch.equal(torch.cat([batch["id"] for batch in data.val_dataloader()]), data.parts.val)
+
+
+def test_nodes_are_validated_on_in_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcore_graph.data.nodes.EVALUATION_BATCH", 8)
+    assert [len(batch["id"]) for batch in made(batch_size=3).val_dataloader()] == [8, 7]
+    assert [len(batch["id"]) for batch in made(batch_size=12).val_dataloader()] == [12, 3]
 
 
 def test_sampled_neighbours_stand_behind_the_batch_and_do_not_count() -> None:

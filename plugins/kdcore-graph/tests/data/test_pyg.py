@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from kdcore.errors import RunError
 from kdcore_graph.data.pyg import Ogb, Pyg, from_ogb
@@ -88,3 +90,77 @@ def test_its_reader_is_ogbs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "ogb.nodeproppred", SimpleNamespace(NodePropPredDataset=reader))
     assert Ogb(name="ogbn-toy").graph.classes == 2
+
+
+class Data:
+    """A graph as PyG holds one, with what a test says."""
+
+    def __init__(self, **changes: Any) -> None:
+        ring = torch.arange(4)
+        self.x = torch.eye(4, dtype=torch.float64)
+        self.y = torch.tensor([0, 1, 2, 1], dtype=torch.int32)
+        self.edge_index = torch.stack([ring, (ring + 1) % 4])
+        vars(self).update(changes)
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Makes `FakeDataset` give another graph: what is put in here."""
+    from torch_geometric import datasets
+    from torch_geometric.data import Dataset
+
+    given: dict[str, Any] = {}
+
+    class Offered(Dataset):  # type: ignore[misc]
+        def __init__(self) -> None: ...
+
+        def __getitem__(self, index: int) -> Data:
+            return Data(**given)
+
+    monkeypatch.setattr(datasets, "FakeDataset", Offered)
+    return given
+
+
+def test_numbers_become_those_of_the_core(offered: dict[str, Any]) -> None:
+    graph = Pyg(name="FakeDataset").graph
+    assert (graph.features.dtype, graph.labels.dtype, graph.edges.dtype) == (torch.float32, torch.int64, torch.int64)
+    assert graph.classes == 3
+    assert graph.split is None
+
+
+def test_masks_are_the_split_it_brings(offered: dict[str, Any]) -> None:
+    offered |= {f"{name}_mask": torch.arange(4) == at for at, name in enumerate(("train", "val", "test"))}
+    graph = Pyg(name="FakeDataset").graph
+    assert graph.split is not None
+    assert graph.split.tolist() == [0, 1, 2, -1]
+
+
+def test_masks_of_many_splits_are_none(offered: dict[str, Any]) -> None:
+    offered["train_mask"] = torch.ones(4, 10, dtype=torch.bool)
+    assert Pyg(name="FakeDataset").graph.split is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [({"x": None}, "x"), ({"y": None}, "y"), ({"y": torch.zeros(4, 2)}, "single label per node")],
+)
+def test_nothing_to_learn(offered: dict[str, Any], changes: dict[str, Any], missing: str) -> None:
+    offered |= changes
+    with pytest.raises(RunError, match=rf"^FakeDataset\(\) has no {missing}: nothing to learn$"):
+        Pyg(name="FakeDataset").graph  # noqa: B018
+
+
+def test_its_largest_component(offered: dict[str, Any]) -> None:
+    offered["edge_index"] = torch.tensor([[0, 1], [1, 2]])
+    assert Pyg(name="FakeDataset").graph.nodes == 4
+    assert Pyg(name="FakeDataset", largest_component=True).graph.nodes == 3
+
+
+def test_a_link_set_has_a_reader_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def reader(name: str, root: str) -> Reader:
+        assert (name, root) == ("ogbl-toy", str(tmp_path))
+        return Reader(None)
+
+    monkeypatch.setitem(sys.modules, "ogb.linkproppred", SimpleNamespace(LinkPropPredDataset=reader))
+    graph = Ogb(name="ogbl-toy", root=tmp_path).graph
+    assert graph.labels.tolist() == [0, 0, 0, 0]

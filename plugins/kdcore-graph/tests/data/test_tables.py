@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,41 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
 def test_one_split_only(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="split='part' and time='when': the split comes from one of them"):
         tables(tmp_path, split="part", time="when")
+
+
+def test_all_other_columns_are_features_unless_some_are_named(tmp_path: Path) -> None:
+    graph = tables(tmp_path, features=None, split="part", time=None, label="label", nodes=NODES.replace("when", "id2"))
+    assert graph  # columns are looked at when it is read
+    with pytest.raises(RunError, match="node `ann` has `2020-01-03` in the column `id2`, which is no number: list the"):
+        graph.graph  # noqa: B018
+    timed = tables(tmp_path, features=None, time="when", nodes=NODES.replace("part,", "more,").replace("train", "1"))
+    with pytest.raises(RunError, match="node `bob` has `val` in the column `more`"):
+        timed.graph  # noqa: B018
+
+
+def test_ends_may_be_called_anything(tmp_path: Path) -> None:
+    edges = EDGES.replace("source,target", "from,to,since").replace("\n", ",1\n").replace("since,1", "since")
+    graph = tables(tmp_path, edges=edges, source="from", target="to", undirected=False).graph
+    assert graph.edges.tolist() == [[0, 1, 3, 2], [1, 2, 4, 3]]
+    with pytest.raises(RunError, match=r"edges.csv has no column `source`: "):
+        tables(tmp_path, edges=edges).graph  # noqa: B018
+
+
+def test_ids_that_are_numbers(tmp_path: Path) -> None:
+    graph = tables(tmp_path, "id,age,label\n7,1,a\n3,2,b\n", "source,target\n3,7\n", features=["age"]).graph
+    assert graph.names == ("7", "3")
+    assert graph.edges.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    source = tables(tmp_path)
+    (tmp_path / "edges.csv").unlink()
+    with pytest.raises(RunError, match=r"edges.csv: there is no such file"):
+        source.graph  # noqa: B018
+
+
+def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "n.parquet").write_text("x")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(RunError, match=r"reading Parquet needs pyarrow: pip install kdcore-graph\[parquet\]"):
+        read_table(tmp_path / "n.parquet")

@@ -61,28 +61,6 @@ def test_distribution_is_the_slow_formula(temperature: float) -> None:
     assert int(found.count) == 3
 
 
-@pytest.mark.parametrize("loss", [LLPRank(), LLPDistribution()])
-def test_a_batch_is_the_sum_of_its_parts(loss: LLPRank) -> None:
-    student, teacher = contexts(0, 5), contexts(1, 5)
-    whole = loss(student, teacher, {})
-    parts = [
-        loss({"contexts": student["contexts"][at]}, {"contexts": teacher["contexts"][at]}, {})
-        for at in ([0, 1], [2, 3, 4])
-    ]
-    assert float(sum(part.sum for part in parts)) == pytest.approx(float(whole.sum), rel=1e-5)
-    assert sum(int(part.count) for part in parts) == int(whole.count)
-
-
-@pytest.mark.parametrize("loss", [LLPRank(), LLPDistribution()])
-def test_gradients_reach_the_student_in_half_precision(loss: LLPRank) -> None:
-    student = contexts(0)["contexts"].bfloat16().requires_grad_()
-    found = loss({"contexts": student}, contexts(1), {})
-    assert found.sum.dtype == torch.float32
-    found.sum.backward()
-    assert student.grad is not None
-    assert student.grad.abs().sum() > 0
-
-
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match=r"margin=-0.1 is below 0"):
         LLPRank(margin=-0.1)

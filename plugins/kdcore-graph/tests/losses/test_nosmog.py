@@ -40,14 +40,6 @@ def test_masked_rows_do_not_count() -> None:
     assert int(masked.count) == 3
 
 
-def test_nothing_selected_is_nothing() -> None:
-    student = torch.randn(3, 3, requires_grad=True)
-    found = made()({"hidden": student}, {"hidden": torch.randn(3, 4)}, {"mask": torch.zeros(3, dtype=torch.bool)})
-    assert int(found.count) == 0
-    assert float(found.sum) == 0
-    found.sum.backward()
-
-
 def test_gradients_reach_the_student_and_the_map() -> None:
     loss, student = made(), torch.randn(5, 3, requires_grad=True)
     loss({"hidden": student}, {"hidden": torch.randn(5, 4)}, {}).sum.backward()

@@ -44,18 +44,6 @@ def test_other_widths_are_joined_by_a_map_that_learns() -> None:
     assert all(p.grad is not None for p in loss.parameters())
 
 
-def test_a_batch_is_the_sum_of_its_parts() -> None:
-    student, teacher = signals()
-    loss = VQGraph()
-    whole = loss(student, teacher, {})
-    parts = [
-        loss({"hidden": student["hidden"][at]}, {**teacher, "codes": teacher["codes"][at]}, {})
-        for at in ([0], [1, 2, 3, 4, 5])
-    ]
-    assert float(sum(part.sum for part in parts)) == pytest.approx(float(whole.sum), rel=1e-5)
-    assert sum(int(part.count) for part in parts) == 6
-
-
 def test_the_mask_counts() -> None:
     student, teacher = signals()
     mask = torch.tensor([True, False, True, False, False, False])

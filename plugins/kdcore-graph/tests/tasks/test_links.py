@@ -7,7 +7,9 @@ import torch
 from made import random_graph
 
 from kdcore.errors import RunError
+from kdcore.testing import check_task
 from kdcore_graph.graph import GraphView
+from kdcore_graph.metrics.ranking import Hits
 from kdcore_graph.models.links import LinkGNN, LinkMLP
 from kdcore_graph.tasks.links import LinkPrediction
 
@@ -27,6 +29,17 @@ def batch(**more: Any) -> dict[str, Any]:
         "nodes": nodes, "features": GRAPH.features[nodes], "pairs": torch.tensor([[0, 1], [2, 0]]), "graph": VIEW,
         "id": torch.arange(2), "labels": torch.tensor([1, 0]), **more,
     }  # fmt: skip
+
+
+def test_it_keeps_what_a_task_promises() -> None:
+    contexts = {"contexts": torch.tensor([[[0, 1], [0, 2]], [[1, 1], [1, 2]], [[2, 0], [2, 1]]])}
+    check_task(task(), LinkMLP(features=5, width=4), batch(**contexts), metric=Hits(k=1))
+    edges = {"edges": torch.tensor([[0, 1], [1, 2]])}
+    once = {
+        "call": "a GNN embeds all nodes once, and its decoder is asked about the pairs of each batch",
+        "deploy": "a GNN needs its graph",
+    }
+    check_task(task(), LinkGNN(features=5, width=4), batch(**contexts, **edges), metric=Hits(k=1), skip=once)
 
 
 def test_both_nets_answer_about_the_same_pairs() -> None:

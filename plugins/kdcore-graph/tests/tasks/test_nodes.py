@@ -9,6 +9,7 @@ from made import random_graph
 from kdcore.errors import RunError
 from kdcore.models import mlp as core
 from kdcore.task import set_input_statistics
+from kdcore.testing import check_task, samples
 from kdcore_graph.graph import GraphView
 from kdcore_graph.models.gnn import GNN
 from kdcore_graph.models.mlp import MLP
@@ -35,6 +36,16 @@ def frozen(**keys: Any) -> GNN:
 def batch(ids: list[int], **more: Any) -> dict[str, Any]:
     index = torch.tensor(ids)
     return {"id": index, "features": GRAPH.features[index], "labels": GRAPH.labels[index], "graph": VIEW, **more}
+
+
+def test_it_keeps_what_a_task_promises() -> None:
+    made = NodeClassification(classes=samples.CLASSES)
+    made.facts |= {"features": samples.WIDTH}  # as the data completes them
+    given, sizes = samples.nodes()["batch"], {"classes": samples.CLASSES, "features": samples.WIDTH, "width": 4}
+    check_task(made, MLP(**sizes), given)
+    check_task(made, samples.vector_net(), given)  # of the core: its signals are the logits alone
+    view = GraphView(given["features"], given["edges"])
+    check_task(made, GNN(**sizes), {**given, "graph": view}, skip={"deploy": "a GNN needs its graph"})
 
 
 def test_a_frozen_gnn_is_run_once_and_picked_by_id() -> None:

@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature, total_of
+from kdcore.losses.functional import upcast
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kdcore_segmentation.losses.class_queue import ClassQueue
-from kdcore_segmentation.losses.maps import check_maps, count_of, labels_at, through, unit, upcast
+from kdcore_segmentation.losses.maps import check_maps, labels_at, through, unit
 
 
 class CrossImage(Loss):
@@ -68,7 +68,7 @@ class CrossImage(Loss):
         for i in range(n):  # an image's pixels against those of all images
             added = added + _relations(s[i].T, s, t[i].T, t, temperature).sum()
         value = added / (n * n * pixels)
-        return Total((value * n).float(), count_of(n, s))
+        return total_of(value * n, n)
 
     def _pixels(self, x: Tensor) -> Tensor:
         """(N, C, pixels), unit vectors."""

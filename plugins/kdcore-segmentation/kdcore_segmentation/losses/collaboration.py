@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature
 from kdcore.schedules import Scheduled
 from kdcore.signals import IGNORE, Batch, Signals
 from torch import Tensor

@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 
 import torch
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature, total_of
+from kdcore.losses.functional import upcast
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 from torch import Tensor
 
-from kdcore_segmentation.losses.maps import check_maps, count_of, mask_at, upcast
+from kdcore_segmentation.losses.maps import check_maps, mask_at
 
 CHUNK = 2**19
 """Elements that are worked on at a time, so that a large map needs no copies of itself."""
@@ -59,8 +59,9 @@ class ChannelWise(Loss):
         mask = mask_at(batch, s.shape[2:], len(s))
         added: Tensor = _Divergence.apply(s, t, mask, temperature)
         channels = s.shape[1]
-        count = count_of(len(s) * channels, s) if mask is None else mask.flatten(1).any(1).sum() * channels
-        return Total(added.float(), count)
+        if mask is None:
+            return total_of(added, len(s) * channels)
+        return Total(added.float(), mask.flatten(1).any(1).sum() * channels)
 
 
 class _Divergence(torch.autograd.Function):

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 from kdcore.losses import functional
 from kdcore.losses.base import Loss, Total
+from kdcore.losses.functional import upcast
 from kdcore.signals import Batch, Signals
 from torch import Tensor
 
-from kdcore_segmentation.losses.maps import check_maps, labels_at, upcast
+from kdcore_segmentation.losses.maps import check_maps, labels_at
 
 
 class IntraClassVariation(Loss):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from kdcore.losses.functional import upcast
 from kdcore.signals import IGNORE, Batch
 from torch import Tensor, nn
 
@@ -71,20 +72,10 @@ def unit(x: Tensor, *, axis: int = 1, eps: float = 1e-8) -> Tensor:
     return torch.where(dead, 0.0, x / torch.where(dead, 1.0, norm))
 
 
-def upcast(x: Tensor) -> Tensor:
-    """float32, but float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def through(module: nn.Module, x: Tensor) -> Tensor:
     """A trained part of a loss, run in the type of its weights: half precision where the whole run is."""
     weight = next(module.parameters(), x)
     return upcast(module(x.to(weight.dtype)))
-
-
-def count_of(n: int, like: Tensor) -> Tensor:
-    """A count that shapes tell, made on the device of ``like`` without a copy from the host."""
-    return torch.full((), n, dtype=torch.int64, device=like.device)
 
 
 def _nearest(x: Tensor, size: torch.Size) -> Tensor:

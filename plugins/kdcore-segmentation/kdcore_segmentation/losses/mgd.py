@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Loss, Total, total_of
+from kdcore.losses.functional import upcast
 from kdcore.signals import Batch, Signals
 from torch import nn
 
-from kdcore_segmentation.losses.maps import check_maps, count_of, through, upcast
+from kdcore_segmentation.losses.maps import check_maps, through
 
 
 class MaskedGenerative(Loss):
@@ -67,4 +68,4 @@ class MaskedGenerative(Loss):
         n, _, height, width = s.shape
         kept = torch.rand(n, 1, height, width, device=s.device) >= self.ratio
         made = through(self.generator, through(self.align, s) * kept)
-        return Total((made - upcast(t)).square().sum().float(), count_of(n, s))
+        return total_of((made - upcast(t)).square().sum(), n)

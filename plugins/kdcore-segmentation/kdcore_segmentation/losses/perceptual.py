@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Loss, Total, total_of
+from kdcore.losses.functional import upcast
 from kdcore.signals import Batch, Signals
 from kdcore.taps import Taps
 from torch import Tensor, nn
 
-from kdcore_segmentation.losses.maps import check_maps, count_of, upcast
+from kdcore_segmentation.losses.maps import check_maps
 
 
 class Perceptual(Loss):
@@ -70,6 +71,11 @@ class Perceptual(Loss):
         paths = {str(i): path for i, path in enumerate(self.layers)}
         self._judge = parts[self.part], Taps(judge, paths, "judge")
 
+    def close(self) -> None:
+        if self._judge is not None:
+            self._judge[1].remove()
+            self._judge = None
+
     def forward(
         self, student: Signals, teacher: Signals, batch: Batch, *, judge: Signals | None = None, **roles: Any
     ) -> Total:
@@ -83,7 +89,7 @@ class Perceptual(Loss):
         with torch.no_grad():
             theirs = self._seen((t - mean) / std)
         distances = [F.mse_loss(upcast(x), upcast(theirs[name])) for name, x in ours.items()]
-        return Total((torch.stack(distances).sum() * len(s)).float(), count_of(len(s), s))
+        return total_of(torch.stack(distances).sum() * len(s), len(s))
 
     def _seen(self, image: Tensor) -> Signals:
         if self._judge is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Loss, Total, total_of
+from kdcore.losses.functional import upcast
 from kdcore.signals import Batch, Signals
 from torch import Tensor
 
-from kdcore_segmentation.losses.maps import check_maps, count_of, unit, upcast
+from kdcore_segmentation.losses.maps import check_maps, unit
 
 
 class PairWise(Loss):
@@ -51,7 +52,7 @@ class PairWise(Loss):
         s, t = student["feature"], teacher["feature"]
         check_maps(s, t, channels=False)
         difference = self._affinity(s) - self._affinity(t)  # (N, nodes, nodes)
-        return Total(difference.square().mean((1, 2)).sum().float(), count_of(len(s), s))
+        return total_of(difference.square().mean((1, 2)).sum(), len(s))
 
     def _affinity(self, x: Tensor) -> Tensor:
         x = upcast(x)

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Loss, Total, total_of
+from kdcore.losses.functional import upcast
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
 
-from kdcore_segmentation.losses.maps import check_maps, count_of, through, upcast
+from kdcore_segmentation.losses.maps import check_maps, through
 
 LEVELS = (4, 2, 1)
 """Sides to which maps are averaged for the hierarchical distance."""
@@ -68,7 +69,7 @@ class PatchEmbeddingAlignment(Loss):
             for weight, linear, (s, t) in zip(self.weights, self.linears, stages, strict=True)
         ]
         n = len(stages[0][0])
-        return Total((torch.stack(distances).sum() * n).float(), count_of(n, distances[0]))
+        return total_of(torch.stack(distances).sum() * n, n)
 
 
 class CrossSelectiveFusion(Loss):
@@ -135,7 +136,7 @@ class CrossSelectiveFusion(Loss):
             fused = entered if fused is None else self.select[i](entered, fused)
             distances.append(hierarchical(through(self.leave[i], fused), upcast(t)))
         n = len(stages[0][0])
-        return Total((torch.stack(distances).sum() * n).float(), count_of(n, distances[0]))
+        return total_of(torch.stack(distances).sum() * n, n)
 
 
 class _Selection(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdcore_segmentation.losses.maps import check_maps, count_of, labels_at, mask_at, through, unit
+from kdcore_segmentation.losses.maps import check_maps, labels_at, mask_at, through, unit
 
 SIZE = torch.Size([2, 3])
 
@@ -113,12 +113,6 @@ def test_a_dead_vector_has_no_direction_and_no_gradient():
     assert x.grad is not None
     assert not x.grad[1:].any()
     assert math.isclose(x.grad[0].norm().item(), abs(0.6 * 2 - 0.8 * 1) / 5, rel_tol=1e-5)
-
-
-def test_a_count_is_an_integer_on_the_device_of_the_map():
-    found = count_of(7, torch.zeros(1, device="meta"))
-    assert (found.dtype, found.device.type, found.shape) == (torch.int64, "meta", ())
-    assert count_of(7, torch.zeros(1)).item() == 7
 
 
 def test_a_part_runs_in_the_type_of_its_weights_and_gives_float32():

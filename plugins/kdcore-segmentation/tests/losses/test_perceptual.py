@@ -88,6 +88,14 @@ def test_outside_of_the_loss_the_judge_keeps_nothing(judge: Judge):
         loss._judge[1].take()
 
 
+def test_when_the_stage_is_over_the_judge_is_as_it_was(judge: Judge):
+    loss = made(judge)
+    assert sum(len(module._forward_hooks) for module in judge.modules()) == 2
+    loss.close()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in judge.modules())
+    loss.close()
+
+
 def test_no_layers_are_refused():
     with pytest.raises(ValueError, match=re.escape("layers=[]: name the judge's modules whose outputs are compared")):
         Perceptual(layers=[], channels=3)
