@@ -29,7 +29,7 @@ def export(restored: Restored, model: str | None, formats: Sequence[str], folder
 
     Raises:
         RecipeError: no such model, or no such format.
-        RunError: what was exported answers differently.
+        RunError: what was exported answers differently, or two formats write one file.
     """
     name = _chosen(restored, model)
     slots = [Slot(f"--format {wanted}", wanted) for wanted in dict.fromkeys(formats)]
@@ -45,9 +45,16 @@ def export(restored: Restored, model: str | None, formats: Sequence[str], folder
     files: list[Path] = []
     for slot in slots:
         with torch.no_grad():
-            files += restored.builder.make(
+            made = restored.builder.make(
                 "exporter", slot, deployed, example, folder, facts={"data": restored.data, "card": card}
             )
+        over = next((path for path in made if path in files), None)
+        if over is not None:
+            raise RunError(
+                f"`{slot.use}` has written over {over} of another format: export one after the other, each with a --to "
+                "of its own"
+            )
+        files += made
     write_json(folder / f"{name}.json", card)
     return [*files, folder / f"{name}.json"]
 

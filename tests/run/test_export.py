@@ -72,6 +72,18 @@ def test_fit_exports_what_it_has_trained(workshop: Workshop) -> None:
     assert json.loads((folder / "student.json").read_text())["model"] == "student"
 
 
+def test_a_format_that_writes_over_anothers_file_is_told(workshop: Workshop, tmp_path: Path) -> None:
+    twice = CUSTOM.replace(
+        'add("exporter", "count", count)', 'add("exporter", "count", count)\n    add("exporter", "sum", count)'
+    )
+    plugin = workshop.write("twice.py", twice)
+    workshop.fit("--plugin", plugin)
+    words = ("--plugin", plugin, "--format", "local.count", "--format", "local.sum")
+    result = workshop.kdcore("export", *words, "--to", tmp_path)
+    assert result.code == 1
+    assert f"`local.sum` has written over {tmp_path / 'student' / 'count.txt'} of another format" in result.err
+
+
 def test_an_unknown_format_is_said_before_anything_is_trained(workshop: Workshop) -> None:
     result = workshop.kdcore("fit", "--export", "onxx", "--export", "tflite")
     assert result.code == 2
