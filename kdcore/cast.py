@@ -85,18 +85,35 @@ class Cast:
     def order(self, wanted: Iterable[Ref], *, cached: bool = True) -> tuple[Ref, ...]:
         """The runs of a step that give the wanted signals, each model and view once.
 
-        Teachers first, then teachers that read others' signals, then ensembles of them, then the models being trained,
-        then ensembles of those. The members of an ensemble that is ``cached`` are not run for it.
+        Everyone comes after what its signals are computed from: the members of an ensemble, and what a model reads.
+        Beyond that teachers come first, then the models being trained, then ensembles of those. What a ``cached``
+        teacher is computed from is not run for it.
 
         Raises:
-            RunError: a model reads the signals of one that is no frozen model of this stage.
+            RunError: a model reads the signals of one that is no frozen model of this stage, or models read each other.
         """
-        refs = set(wanted)
-        refs.update(Ref(name) for ref in tuple(refs) for name in self.reads(ref.model))
-        for ref in tuple(refs):
-            if ref.model in self.ensembles and not (cached and self.cache is not None and ref.model == self.cache.of):
-                refs.update(Ref(member, ref.view) for member in self.ensembles[ref.model].of)
-        return tuple(sorted(refs, key=lambda ref: (self._rank(ref.model), ref.model, ref.view or "")))
+        done: dict[Ref, None] = {}
+
+        def add(ref: Ref, above: tuple[Ref, ...] = ()) -> None:
+            if ref in above:
+                circle = " <- ".join(f"`{one.model}`" for one in (*above[above.index(ref) :], ref))
+                raise RunError(f"these models are computed from each other's signals: {circle}")
+            if ref not in done:
+                for needed in self._needs(ref, cached):
+                    add(needed, (*above, ref))
+                done[ref] = None
+
+        for ref in sorted(wanted, key=lambda ref: (self._rank(ref.model), ref.model, ref.view or "")):
+            add(ref)
+        return tuple(done)
+
+    def _needs(self, ref: Ref, cached: bool) -> tuple[Ref, ...]:
+        """The runs that a model's signals are computed from."""
+        if cached and self.cache is not None and ref.model == self.cache.of:
+            return ()
+        if ref.model in self.ensembles:
+            return tuple(Ref(member, ref.view) for member in self.ensembles[ref.model].of)
+        return tuple(Ref(name) for name in self.reads(ref.model))
 
     def run(self, order: tuple[Ref, ...], batch: Batch, teacher_timer: Timer | None = None) -> dict[Ref, Signals]:
         """Run the models in this order; ``others`` of a later one are the signals of the teachers before it.
@@ -145,9 +162,7 @@ class Cast:
         return signals if taps is None else {**signals, **taps.take()}
 
     def _rank(self, name: str) -> int:
-        if name not in self.ensembles:
-            return 3 if name in self.trained else 1 if self.reads(name) else 0
-        return 4 if any(member in self.trained for member in self.ensembles[name].of) else 2
+        return 2 if name not in self.trained and self.trained.keys() & self.members(name) else int(name in self.trained)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class Windowed:
                 [
                     Problem(
                         f"an epoch ends after {limit}{of} batches, inside a window of {size} "
-                        f"that are one update: it would be divided by the counts of all {size}",
+                        f"that make one update: it would be divided by the counts of all {size}",
                         f"set `limit_train_batches` or `overfit_batches` to a multiple of `accumulate_grad_batches`: "
                         f"{f'{whole} or ' if whole else ''}{whole + size}",
                         "trainer",

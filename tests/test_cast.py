@@ -52,10 +52,10 @@ def called(cast: Cast) -> list[str]:
         (["student"], ["student"]),
         (["student", "zeus"], ["zeus", "student"]),
         (["peer", "student", "mean", "ares"], ["ares", "mean", "peer", "student"]),
-        (["student", "frozen"], ["hera", "zeus", "frozen", "student"]),
-        (["student", "frozen", "zeus", "ares"], ["ares", "hera", "zeus", "frozen", "student"]),
-        (["online"], ["peer", "student", "online"]),
-        (["student", "online", "frozen"], ["hera", "zeus", "frozen", "peer", "student", "online"]),
+        (["student", "frozen"], ["zeus", "hera", "frozen", "student"]),
+        (["student", "frozen", "zeus", "ares"], ["ares", "zeus", "hera", "frozen", "student"]),
+        (["online"], ["student", "peer", "online"]),
+        (["student", "online", "frozen"], ["zeus", "hera", "frozen", "student", "peer", "online"]),
         ([], []),
     ],
 )
@@ -66,10 +66,10 @@ def test_teachers_come_first_and_everyone_once(wanted: list[str], expected: list
 def test_every_view_is_a_run_of_its_own() -> None:
     wanted = {Ref("student"), Ref("zeus", "weak"), Ref("zeus"), Ref("frozen", "weak")}
     assert cast_of().order(wanted) == (
-        Ref("hera", "weak"),
-        Ref("zeus"),
         Ref("zeus", "weak"),
+        Ref("hera", "weak"),
         Ref("frozen", "weak"),
+        Ref("zeus"),
         Ref("student"),
     )
 
@@ -84,10 +84,14 @@ def reading(cast: Cast, **reads: str) -> Cast:
     ("reads", "wanted", "expected"),
     [
         ({"student": "zeus"}, ["student"], ["zeus", "student"]),
-        ({"student": "frozen"}, ["student"], ["hera", "zeus", "frozen", "student"]),
+        ({"student": "frozen"}, ["student"], ["zeus", "hera", "frozen", "student"]),
         ({"student": "mean"}, ["student", "ares"], ["ares", "mean", "student"]),
         ({"ares": "zeus"}, ["ares", "student"], ["zeus", "ares", "student"]),  # against the alphabet
         ({"ares": "zeus"}, ["student"], ["student"]),
+        ({"ares": "frozen"}, ["ares"], ["zeus", "hera", "frozen", "ares"]),  # as a frozen draft is scored
+        ({"ares": "hera", "hera": "zeus"}, ["ares"], ["zeus", "hera", "ares"]),  # a reader of a reader
+        ({"zeus": "ares"}, ["frozen"], ["ares", "zeus", "hera", "frozen"]),  # a member of an ensemble reads
+        ({"zeus": "ares"}, ["frozen", "online"], ["ares", "zeus", "hera", "frozen", "student", "peer", "online"]),
     ],
 )
 def test_who_reads_a_model_runs_after_it(reads: dict[str, str], wanted: list[str], expected: list[str]) -> None:
@@ -100,6 +104,31 @@ def test_a_frozen_reader_is_shown_what_it_reads() -> None:
     cast.run(cast.order([Ref("ares")]), batch_of())
     assert called(cast) == ["zeus", "ares"]
     assert [list(others) for _, _, others, *_ in task_of(cast).calls] == [[], ["zeus"]]
+
+
+def test_a_frozen_reader_of_an_ensemble_is_shown_it() -> None:
+    cast = reading(cast_of(), ares="frozen")
+    cast.run(cast.order([Ref("ares")]), batch_of())
+    assert task_of(cast).calls[-1][2] == ("zeus", "hera", "frozen")
+
+
+def test_an_online_ensemble_is_shown_to_no_model_being_trained() -> None:
+    cast = cast_of()
+    cast.run(cast.order([Ref("online"), Ref("student"), Ref("peer")]), batch_of())
+    assert [others for *_, others, _ in task_of(cast).calls] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("reads", "circle"),
+    [
+        ({"ares": "zeus", "zeus": "ares"}, "`ares` <- `zeus` <- `ares`"),
+        ({"ares": "hera", "zeus": "frozen"}, "`frozen` <- `zeus` <- `frozen`"),
+    ],
+)
+def test_models_that_read_each_other_are_refused(reads: dict[str, str], circle: str) -> None:
+    cast = reading(cast_of(), **reads)
+    with pytest.raises(RunError, match=f"^these models are computed from each other's signals: {circle}$"):
+        cast.order([Ref("ares"), Ref("frozen")])
 
 
 @pytest.mark.parametrize("read", ["peer", "apollo"])
@@ -120,7 +149,7 @@ def test_each_model_is_run_once_and_gives_its_own_signals() -> None:
     cast, batch = cast_of(), batch_of()
     order = cast.order([Ref("student"), Ref("zeus"), Ref("frozen"), Ref("mean")])
     found = cast.run(order, batch)
-    assert called(cast) == ["hera", "mean", "zeus", "student"]
+    assert called(cast) == ["zeus", "hera", "mean", "student"]
     for name in ("student", "zeus", "mean"):
         torch.testing.assert_close(found[Ref(name)]["logits"], cast.module(name)(batch["x"]), rtol=0, atol=0)
     expected = (found[Ref("zeus")]["logits"].softmax(-1) + found[Ref("hera")]["logits"].softmax(-1)) / 2
@@ -132,10 +161,10 @@ def test_the_task_is_shown_the_teachers_signals_before_the_student_is_run() -> N
     cast.run(cast.order([Ref("student"), Ref("peer"), Ref("frozen"), Ref("ares", "weak")]), with_views())
     assert [others for *_, others, _ in task_of(cast).calls] == [
         (),  # ares, and what it sees of a view is no answer about the batch
-        (),  # hera
-        ("hera",),  # zeus
-        ("hera", "zeus", "frozen"),  # peer
-        ("hera", "zeus", "frozen"),  # student: what is trained with it is no teacher
+        (),  # zeus
+        ("zeus",),  # hera
+        ("zeus", "hera", "frozen"),  # peer
+        ("zeus", "hera", "frozen"),  # student: what is trained with it is no teacher
     ]
 
 
@@ -235,7 +264,7 @@ def test_the_timer_is_told_of_teachers_only() -> None:
         timed.append((what, called(cast)[before:]))
 
     cast.run(cast.order([Ref("student"), Ref("frozen"), Ref("mean")]), batch_of(), timer)
-    assert timed == [("teacher", ["hera"]), ("teacher", ["mean"]), ("teacher", ["zeus"])]
+    assert timed == [("teacher", ["zeus"]), ("teacher", ["hera"]), ("teacher", ["mean"])]
 
 
 # --- the nets behind the names ----------------------------------------------------------------------------------------

@@ -160,13 +160,17 @@ def test_an_epoch_may_end_between_two_windows(limit: float) -> None:
 @pytest.mark.parametrize(
     ("loader", "limit", "expected"),
     [
-        (Sized, 4, "trainer: an epoch ends after 4 of 7 batches, inside a window of 3 that are one update: it would be "
+        (
+            Sized,
+            4,
+            "trainer: an epoch ends after 4 of 7 batches, inside a window of 3 that make one update: it would be "
             "divided by the counts of all 3\n    set `limit_train_batches` or `overfit_batches` to a multiple of "
-            "`accumulate_grad_batches`: 3 or 6"),
+            "`accumulate_grad_batches`: 3 or 6$",
+        ),
         (Sized, 0.3, "an epoch ends after 2 of 7 batches, inside .* a multiple of `accumulate_grad_batches`: 3$"),
         (Listed, 5, "an epoch ends after 5 batches, inside a window of 3"),
     ],
-)  # fmt: skip
+)
 def test_an_epoch_that_ends_inside_a_window_is_refused(loader: Any, limit: float, expected: str) -> None:
     with pytest.raises(RecipeError, match=f"(?s){expected}"):
         trained(loader(ragged()), accumulate=3, limit=limit)
