@@ -13,6 +13,9 @@ from kdcore.errors import RecipeError
 from kdcore.plugins import Plugins
 from kdcore.recipe.check import read
 from kdcore.recipe.schema import Recipe
+from kdcore.testing.pytest_plugin import runner  # which pytest finds by itself where kdcore is installed
+
+__all__ = ["BASE", "Lab", "lab", "runner"]
 
 BASE = """\
 kdcore: 1

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import pytest
 from conftest import BASE, Lab
 
-from kdcore import cli
+from kdcore.testing import Runner
 from kdcore_specdec.speculators import read
 
 DRAFTS = """\
@@ -32,18 +28,17 @@ TEXT = (
 )
 
 
-def test_all_kinds_are_trained_and_scored_against_the_target(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    path, runs = str(lab.write(TEXT)), str(lab.folder / "runs")
-    assert cli.run(["fit", path, "--runs", runs]) == 0, capsys.readouterr()
-    report = json.loads(next(Path(runs).glob("*/*/report.json")).read_text())
+def test_all_kinds_are_trained_and_scored_against_the_target(lab: Lab, runner: Runner) -> None:
+    run = runner.fit(TEXT)
     for name in ("eagle3", "fspad", "falcon", "medusa", "hydra"):
-        assert 0.0 < report["models"][name]["metrics"]["expected_acceptance"]["test"] < 1.0
-        assert report["models"][name]["latency_ms"] > 0
+        assert 0.0 < run.report["models"][name]["metrics"]["expected_acceptance"]["test"] < 1.0
+        assert run.report["models"][name]["latency_ms"] > 0
 
-    assert cli.run(["validate", path, "--runs", runs]) == 0
-    exported = lab.folder / "export"
-    words = ["--model", "eagle3", "--format", "specdec.speculators", "--to", str(exported)]
-    assert cli.run(["export", path, "--runs", runs, *words]) == 0
+    where, exported = (run.folder, "--runs", runner.runs), runner.folder / "export"
+    assert runner.kdcore("validate", *where).code == 0
+    words = ("--model", "eagle3", "--format", "specdec.speculators", "--to", exported)
+    result = runner.kdcore("export", *where, *words)
+    assert result.code == 0, result.err
     draft = read(exported / "eagle3")
     assert draft.target_layers == (0, 1, 2)
     assert draft.embed_tokens.weight.any()

@@ -1,49 +1,22 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-import yaml
 from conftest import BASE, Lab
 from files import model_folder
+from safetensors.torch import load_file
 
-from kdcore import cli
-from kdcore.plugins import Plugins
-from kdcore.recipe.check import read
-from kdcore_specdec import plugin
-
-FOLDER = Path(plugin.__file__).parent / "recipes"
-EMBEDDED = FOLDER / "specdec.yaml"
-RECIPES = sorted(FOLDER.glob("*.yaml"))
+from kdcore.testing.runner import Run, Runner
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_is_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those without data are laid over the embedded one."""
-    monkeypatch.setenv("KDCORE_DATA", "data")
-    monkeypatch.setenv("SMOLLM2", "smollm2")
-    plugins = Plugins()
-    alone = "data" in yaml.safe_load(path.read_text())
-    recipe = read([path] if alone else [EMBEDDED, path], [], plugins)
-    assert recipe.name == (path.stem if alone else "specdec")
-    assert plugins.check_recipe(recipe) == []
-
-
-def fitted(lab: Lab, *words: str, text: str = BASE) -> dict[str, Any]:
-    runs = lab.folder / "runs"
-    assert cli.run(["fit", str(lab.write(text)), "--runs", str(runs), *words]) == 0
-    report = max(runs.glob("*/*/report.json"), key=lambda path: path.stat().st_mtime)
-    found: dict[str, Any] = json.loads(report.read_text())
+def accepted(run: Run) -> float:
+    found: float = run.report["models"]["draft"]["metrics"]["expected_acceptance"]["test"]
     return found
 
 
-def test_from_text_to_a_report(lab: Lab) -> None:
-    report = fitted(
-        lab, "models.alone=${models.draft}", "stages.alone={train: alone, losses: {ce: {use: specdec.cross_entropy}}}"
-    )
+def test_from_text_to_a_report(lab: Lab, runner: Runner) -> None:
+    alone = "stages.alone={train: alone, losses: {ce: {use: specdec.cross_entropy}}}"
+    report = runner.fit(BASE, "models.alone=${models.draft}", alone).report
     assert report["primary"] == {"name": "expected_acceptance", "mode": "max"}
     models = report["models"]
     assert set(models) == {"target", "draft", "alone"}
@@ -54,13 +27,8 @@ def test_from_text_to_a_report(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_without_logits_nothing_changes(lab: Lab) -> None:
-    values = [
-        fitted(lab, f"task.logits={logits}", f"name=lab-{logits}")["models"]["draft"]["metrics"]["expected_acceptance"][
-            "test"
-        ]
-        for logits in ("true", "false")
-    ]
+def test_without_logits_nothing_changes(lab: Lab, runner: Runner) -> None:
+    values = [accepted(runner.fit(BASE, f"task.logits={logits}", f"name={logits}")) for logits in ("true", "false")]
     assert values[0] == pytest.approx(values[1], abs=1e-5)
 
 
@@ -70,56 +38,42 @@ ON_POLICY = (
 )
 
 
-def test_on_policy_and_core_losses(lab: Lab) -> None:
-    report = fitted(
-        lab,
-        ON_POLICY,
-        "data.packed=false",
-        "losses.kd={use: kl}",
-        "metrics={agreement: {use: agreement}}",
-        "name=on-policy",
-    )
+def test_on_policy_and_core_losses(lab: Lab, runner: Runner) -> None:
+    more = ("data.packed=false", "losses.kd={use: kl}", "metrics={agreement: {use: agreement}}")
+    report = runner.fit(BASE, ON_POLICY, *more).report
     assert 0 <= report["models"]["draft"]["metrics"]["agreement"]["test"] <= 1
 
 
 @pytest.mark.slow
-def test_on_policy_goes_on_bit_for_bit(lab: Lab) -> None:
-    def weights(name: str, *interrupted: str) -> dict[str, torch.Tensor]:
-        from safetensors.torch import load_file
+def test_on_policy_goes_on_bit_for_bit(lab: Lab, runner: Runner) -> None:
+    path = lab.write(BASE.replace("max_steps: 2", "max_steps: 4"))
 
-        runs = lab.folder / name
-        path = lab.write(BASE.replace("max_steps: 2, val_check_interval: 2", "max_steps: 4, val_check_interval: 2"))
-        overrides = [ON_POLICY, "data.packed=false", "name=same"]
-        for stage in (*interrupted, ""):
-            assert cli.run(["fit", str(path), "--runs", str(runs), *overrides, *stage.split()]) == 0
-        (found,) = runs.glob("*/*/distil/draft.safetensors")
+    def weights(name: str, *first: str) -> dict[str, torch.Tensor]:
+        words, place = (ON_POLICY, "data.packed=false", "name=same"), runner.folder / name
+        for stage in (*first, ""):
+            assert runner.kdcore("fit", path, *words, "--runs", place, *stage.split()).code == 0
+        (found,) = place.glob("*/*/distil/draft.safetensors")
         return load_file(found)
 
     whole, again = weights("whole"), weights("parts", "--stage teach")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_a_table_of_what_the_target_says(lab: Lab) -> None:
+def test_a_table_of_what_the_target_says(lab: Lab, runner: Runner) -> None:
     text = BASE.replace(
         "  distil: {",
         "  say: {do: {use: specdec.regenerate, model: target, new_tokens: 4}}\n  distil: {data: {table: say}, ",
     )
-    fitted(lab, "data.packed=false", text=text)
-    (place,) = lab.folder.glob("runs/*/*/say/table.safetensors")
-    from safetensors.torch import load_file
-
-    table = load_file(place)
+    table = load_file(runner.fit(text, "data.packed=false").folder / "say" / "table.safetensors")
     assert set(table) == {"id", "input_ids", "labels", "segment"}
     assert int((table["labels"] != -100).sum(1).max()) == 4
 
 
 @pytest.mark.slow
-def test_a_frozen_target_can_be_cached(lab: Lab) -> None:
+def test_a_frozen_target_can_be_cached(lab: Lab, runner: Runner) -> None:
     kd = "losses.kd={use: specdec.divergence, teacher_signal: logits}"
-    values = [
-        fitted(lab, kd, f"name={name}", *more)["models"]["draft"]["metrics"]["expected_acceptance"]["test"]
-        for name, *more in (("run",), ("cached", "cache={of: target, dtype: float32}"))
-    ]
+    given = (("name=run",), ("name=cached", "cache={of: target, dtype: float32}"))
+    values = [accepted(runner.fit(BASE, kd, *words)) for words in given]
     assert values[0] == pytest.approx(values[1], abs=1e-5)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.losses.base import Loss, Total, masked_total
+from kdcore.losses.functional import hide
 from kdcore.signals import Batch, Signals
 
 if TYPE_CHECKING:
@@ -46,14 +47,13 @@ class RepresentationalSimilarity(Loss):
         self.map = nn.Linear(example["student"]["hidden"].shape[1], example["teacher"]["hidden"].shape[1])
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
-        ours = self.map(student["hidden"].float()).relu()
-        theirs = teacher["hidden"].float()
+        # before the map as well, whose weights would learn from what is masked
+        hidden, theirs = (hide(x["hidden"], batch.get("mask")).float() for x in (student, teacher))
+        ours = self.map(hidden).relu()
         ones = masked_total(
             torch.ones(len(ours), device=ours.device), {"mask": batch["mask"]} if "mask" in batch else {}
         )
-        if "mask" in batch:
-            ours, theirs = (torch.where(batch["mask"].unsqueeze(1), x, 0.0) for x in (ours, theirs))
-        distance = gram_distance(ours.double(), theirs.double()).float()
+        distance = gram_distance(hide(ours, batch.get("mask")).double(), theirs.double()).float()
         # the value times the count, over which the core divides
         return Total(distance / ones.count.clamp(min=1), ones.count)
 

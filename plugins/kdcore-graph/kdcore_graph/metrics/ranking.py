@@ -39,7 +39,8 @@ class _Scored(Metric):
             raise ValueError(
                 f"{type(self).__name__.lower()} ranks by two classes, and the logits have the shape {shape}"
             )
-        self.scores_.append((preds[:, 1] - preds[:, 0]).float())
+        preds = preds.float()  # in half precision differences would tie
+        self.scores_.append(preds[:, 1] - preds[:, 0])
         self.labels_.append(target)
 
     def _parts(self) -> tuple[Tensor, Tensor]:

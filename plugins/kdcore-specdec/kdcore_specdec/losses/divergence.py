@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from kdcore.losses.base import Loss, Total
-from kdcore.losses.kl import check_temperature
+from kdcore.losses.base import Loss, Total, check_temperature
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 from kdcore_specdec.functional import DIVERGENCES

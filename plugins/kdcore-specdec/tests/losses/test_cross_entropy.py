@@ -39,16 +39,6 @@ def test_mask_weight_and_count():
     assert found.count == 2 == CrossEntropy().count({**batch, "mask": mask})
 
 
-def test_a_batch_is_the_sum_of_its_parts():
-    student, batch = made()
-    whole = CrossEntropy()(student, {}, batch)
-    parts = [
-        CrossEntropy()({**student, "hidden": student["hidden"][n : n + 1]}, {}, {"labels": batch["labels"][n : n + 1]})
-        for n in range(2)
-    ]
-    assert sum(part.sum for part in parts).item() == pytest.approx(whole.sum.item(), rel=1e-6)
-
-
 def test_what_is_refused():
     student, batch = made()
     with pytest.raises(ValueError, match="chunk=-1 is no number of tokens from 1 on"):

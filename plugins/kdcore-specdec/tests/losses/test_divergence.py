@@ -108,27 +108,6 @@ def test_mask_and_weight():
     assert Divergence().count({}) is None
 
 
-def test_a_batch_is_the_sum_of_its_parts():
-    student, teacher, batch = signals(0, D), signals(1, E), labelled()
-    whole = Divergence(kind="jsd")(student, teacher, batch)
-
-    def part(n: int):
-        ours, theirs = ({"hidden": s["hidden"][n : n + 1], "head": s["head"]} for s in (student, teacher))
-        return Divergence(kind="jsd")(ours, theirs, {"labels": batch["labels"][n : n + 1]})
-
-    assert sum(part(n).sum for n in range(N)).item() == pytest.approx(whole.sum.item(), rel=1e-5)
-    assert sum(part(n).count for n in range(N)) == whole.count
-
-
-def test_no_label_makes_zero_with_a_graph():
-    student, teacher = signals(0, D, requires_grad=True), signals(1, E)
-    found = Divergence()(student, teacher, {"labels": torch.full((N, T), -100)})
-    assert found.sum.item() == 0
-    assert found.count == 0
-    found.sum.backward()
-    assert torch.equal(student["hidden"].grad, torch.zeros(N, T, D))
-
-
 def test_nan_where_there_is_no_label_reaches_nothing():
     student, teacher, batch = signals(0, D, requires_grad=True), signals(1, E), labelled()
     with torch.no_grad():

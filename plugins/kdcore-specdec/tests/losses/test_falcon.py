@@ -149,11 +149,6 @@ def test_a_small_vocabulary_is_counted_in_its_own_ids(shown: Tensor) -> None:
     assert totals["hard"].sum.item() == pytest.approx(0.01 * hard.item(), rel=1e-4)
 
 
-def test_the_draft_is_no_part_of_its_loss() -> None:
-    net = draft(Draft)
-    assert list(loss_for(net).parameters()) == []
-
-
 def test_another_kind_of_draft_is_refused() -> None:
     said = "specdec.falcon trains a draft that gives blocks of tokens: use `specdec.falcon` as its model, which is a "
     with pytest.raises(RunError, match=said):

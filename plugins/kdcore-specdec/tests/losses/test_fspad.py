@@ -47,25 +47,6 @@ def test_each_half_learns_from_its_own_term() -> None:
     assert net.layer.mlp.down_proj.weight.grad[WIDTH:].any()
 
 
-def test_a_batch_is_the_sum_of_its_parts() -> None:
-    made, net, loss = batch(n=3, packed=True), draft(models.FSPAD).eval(), FSPAD()
-    whole = loss(net(made, signals(TARGET, made)), signals(TARGET, made), made)
-    rows = [{name: one[n : n + 1] for name, one in made.items()} for n in range(3)]
-    parts = [loss(net(row, signals(TARGET, row)), signals(TARGET, row), row) for row in rows]
-    for name, total in whole.items():
-        assert sum(part[name].sum for part in parts).item() == pytest.approx(total.sum.item(), rel=1e-4)
-        assert sum(part[name].count for part in parts) == total.count
-
-
-def test_nothing_labelled_is_a_count_of_zero_with_a_graph() -> None:
-    made = batch()
-    made["labels"].fill_(-100)
-    given = signals(TARGET, made)
-    for total in FSPAD()(draft(models.FSPAD)(made, given), given, made).values():
-        assert (total.sum.item(), total.count.item()) == (0.0, 0)
-        assert total.sum.requires_grad
-
-
 def test_a_weight_or_chunk_that_is_none_is_refused() -> None:
     with pytest.raises(
         ValueError, match="token_weight=-1 is negative: it is what the tokens count beside the features"

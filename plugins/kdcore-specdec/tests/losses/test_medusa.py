@@ -55,15 +55,6 @@ def test_heads_get_gradients() -> None:
     assert all(net.w1.grad[k].any() and net.w2.grad[k].any() for k in range(3))
 
 
-def test_a_batch_is_the_sum_of_its_parts() -> None:
-    made, net, loss = batch(n=3), draft(Draft), Medusa()
-    whole = loss(net(made, signals(TARGET, made)), {}, made)["head2"]
-    rows = [{name: one[n : n + 1] for name, one in made.items()} for n in range(3)]
-    parts = [loss(net(row, signals(TARGET, row)), {}, row)["head2"] for row in rows]
-    assert sum(part.sum for part in parts).item() == pytest.approx(whole.sum.item(), rel=1e-4)
-    assert sum(part.count for part in parts) == whole.count
-
-
 def test_a_decay_or_chunk_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="decay=2 is not in"):
         Medusa(decay=2)

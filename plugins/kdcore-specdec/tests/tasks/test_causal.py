@@ -7,9 +7,29 @@ import torch
 from made import llama
 from torch import Tensor, nn
 
+from drafts import draft
+from kdcore.testing import check_task
+from kdcore_specdec.metrics.acceptance import ExpectedAcceptance
+from kdcore_specdec.models.eagle import Eagle3
 from kdcore_specdec.tasks.causal import CausalLanguageModel
 
 TASK = CausalLanguageModel(vocabulary=40, length=8)
+
+
+def test_it_keeps_what_a_task_promises() -> None:
+    batch = {**TASK.example(3), "input_ids": torch.randint(40, (3, 8), generator=torch.Generator().manual_seed(2))}
+    check_task(TASK, llama(), batch, metric=ExpectedAcceptance())
+
+
+def test_it_keeps_it_with_a_draft_that_reads_its_target() -> None:
+    task, target = CausalLanguageModel(vocabulary=40, length=8, layers=[0, 1, 2]), llama(layers=3)
+    with torch.no_grad():
+        others = {"target": task.signals(target, task.example(2), {})}
+    apart = {
+        "example": "an example of three rows would be read beside what the target says of two",
+        "deploy": "without its target a draft only takes its time; what is shipped is a format of its own",
+    }
+    check_task(task, draft(Eagle3), task.example(2), metric=ExpectedAcceptance(), others=others, skip=apart)
 
 
 def test_signals_of_a_model() -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from made import llama
 
+from kdcore.testing import check_task
 from kdcore_specdec.data.packing import Rows
+from kdcore_specdec.metrics.acceptance import ExpectedAcceptance
 from kdcore_specdec.sampling import Continuation, continued
 from kdcore_specdec.tasks.on_policy import OnPolicy
 
@@ -21,6 +23,11 @@ def task(**given: Any) -> OnPolicy:
 
 def batch() -> dict[str, Any]:
     return {**task().example(3), "labels": torch.full((3, 8), -100).index_fill(1, torch.tensor([3, 4]), 1)}
+
+
+def test_it_keeps_what_a_task_promises() -> None:
+    made = task(of_draft=0.5, of_target=0.5)
+    check_task(made, MODELS["draft"], batch(), metric=ExpectedAcceptance(), models=MODELS)
 
 
 def said_by(name: str) -> Rows:
