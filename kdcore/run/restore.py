@@ -19,8 +19,7 @@ from kdcore.plugins import Plugins
 from kdcore.recipe.schema import Recipe, Stage
 from kdcore.run.folder import RunFolder, find_stage
 from kdcore.run.identity import installed_versions, stage_identities
-from kdcore.run.results import compared, last_stage, roles
-from kdcore.teachers import Follower
+from kdcore.run.results import compared, last_stage, measured, roles
 from kdcore.weights.state import read_state
 from kdcore.weights.uris import run_of
 
@@ -66,7 +65,7 @@ def restore(
     data = builder.data(last.data)
     data.trainer = None  # the whole split in this process
     task = builder.task(last.task, data)
-    names = tuple(name for name in roles(recipe) if not isinstance(builder.model(name, task.facts), Follower))
+    names = measured(recipe, builder, task.facts)
     return Restored(recipe, builder, last, data, builder.bare_cast(names, task), run_of(places[last.name]))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
+from kdcore.build import Builder
 from kdcore.evaluate import evaluate
 from kdcore.recipe.content import digest
 from kdcore.recipe.schema import Recipe, Stage
@@ -14,7 +15,7 @@ from kdcore.report.measure import cost
 from kdcore.report.page import ModelResult, Pair, SeedResult
 from kdcore.run.stages import SeedRun
 from kdcore.scores import Scores
-from kdcore.teachers import Follower
+from kdcore.teachers import Ensemble, Follower
 
 BATCH = 64
 """Samples at once when throughput is measured; fewer where the data is trained on in smaller batches."""
@@ -74,17 +75,27 @@ def compared(recipe: Recipe, scores: Mapping[str, Scores]) -> dict[str, tuple[st
     return teachers
 
 
+def measured(recipe: Recipe, builder: Builder, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The models that are scored when all stages are over."""
+
+    def follows(name: str) -> bool:
+        model = builder.model(name, facts)
+        return isinstance(model, Follower) or (isinstance(model, Ensemble) and any(map(follows, model.of)))
+
+    return tuple(name for name in roles(recipe) if not follows(name))
+
+
 def measure(run: SeedRun, split: Literal["test", "val"]) -> SeedResult:
     """Every model of one seed: its metrics on the validation set and on the split, and what it costs.
 
-    A follower (``ema``, ``snapshot``) is left out: it is a state of the model it follows.
+    A follower (``ema``, ``snapshot``) is left out, as it is a state of the model it follows; so is an ensemble with one.
     """
     recipe, builder, stage = run.recipe, run.builder, last_stage(run.recipe)
     data = builder.data(stage.data)
     data.trainer = None  # the whole split in this process
     task = builder.task(stage.task, data)
     known = roles(recipe)
-    names = tuple(name for name in known if not isinstance(builder.model(name, task.facts), Follower))
+    names = measured(recipe, builder, task.facts)
     cast = builder.bare_cast(names, task)
     empty = {name: builder.scores(stage, task) for name in names}
     teachers = compared(recipe, empty)

@@ -263,9 +263,11 @@ class SeedRun:
         best, trained = place / "best.ckpt", built.cast.trained
         trainer.strategy.barrier()
         if stage.keep == "best" and best.is_file():
-            state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+            checkpoint = torch.load(best, weights_only=True, map_location="cpu")
             for name, module in trained.items():
-                module.load_state_dict(_part(state, f"students.{name}."))
+                module.load_state_dict(_part(checkpoint["state_dict"], f"students.{name}."))
+            for name, follower in built.cast.followers.items():
+                follower.load_state_dict(checkpoint["followers"][name])
         if trainer.precision in CASTING:
             # it has cast the nets, which are scored, stored and go on in the type that the recipe gives them
             built.distiller.to(torch.float32)

@@ -166,3 +166,16 @@ def test_samples_are_the_first_of_the_validation_set(finished: Workshop) -> None
     assert len(samples(restored, 260)["id"]) == 260  # of two batches
     assert restored.cast.trained == {}
     assert list(restored.cast.frozen) == ["teacher", "student", "alone"]
+
+
+def test_an_ensemble_with_a_follower_is_no_model_of_a_finished_run(workshop: Workshop) -> None:
+    """The follower is a state of the run: where every stage is reused, nobody has it any more."""
+    words = ("models.mean={use: ema, of: student}", "models.two={use: ensemble, of: [teacher, mean]}")
+    words += ("stages.distil.teachers=[two]",)
+    assert workshop.kdcore("fit", *words).code == 0
+    again = workshop.kdcore("fit", *words)
+    assert again.code == 0, again.err
+    assert sorted(workshop.report()["models"]) == ["alone", "student", "teacher"]
+    scored = workshop.kdcore("validate", *words)
+    assert scored.code == 0, scored.err
+    assert sorted(text.split()[0] for text in scored.out.splitlines()) == ["alone", "student", "teacher"]

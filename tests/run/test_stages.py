@@ -95,6 +95,24 @@ def test_a_teacher_that_follows_is_kept_as_weights(workshop: Workshop) -> None:
     assert "teacher `teacher` has accuracy" in other.out
 
 
+@pytest.mark.parametrize("follower", ["ema, decay: 0.5", "snapshot"])
+def test_a_follower_is_kept_as_it_was_beside_the_best_student(workshop: Workshop, follower: str) -> None:
+    workshop.fit(
+        f"models.mean={{use: {follower}, of: student}}",
+        "stages.distil={train: student, teachers: [mean], losses: {kd: {use: kl}, ce: {use: cross_entropy, "
+        "weight: {use: step, at: [0.5], factor: -1.0}}}}",  # the second epoch unlearns
+    )
+    place = workshop.folders()[0] / "distil"
+    best, last = (torch.load(place / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert (best["global_step"], last["global_step"]) == (4, 8)
+    student, mean = (load_file(place / f"{name}.safetensors") for name in ("student", "mean"))
+    for key, value in student.items():
+        assert torch.equal(value, best["state_dict"][f"students.student.{key}"])
+    for key, value in mean.items():
+        assert torch.equal(value, best["followers"]["mean"]["weights"][key])
+        assert not torch.equal(value, last["followers"]["mean"]["weights"][key])
+
+
 def test_a_teacher_is_scored_again_once_something_has_changed(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
