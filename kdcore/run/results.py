@@ -88,7 +88,8 @@ def measured(recipe: Recipe, builder: Builder, facts: Mapping[str, Any]) -> tupl
 def measure(run: SeedRun, split: Literal["test", "val"]) -> SeedResult:
     """Every model of one seed: its metrics on the validation set and on the split, and what it costs.
 
-    A follower (``ema``, ``snapshot``) is left out, as it is a state of the model it follows; so is an ensemble with one.
+    A follower (``ema``, ``snapshot``) is left out, as it is a state of the model that it follows, and so is an
+    ensemble with one.
     """
     recipe, builder, stage = run.recipe, run.builder, last_stage(run.recipe)
     data = builder.data(stage.data)
