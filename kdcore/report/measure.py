@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcore.signals import Batch
-from kdcore.task import Task
+from kdcore.task import Task, evaluating
 
 WARM_UP = 3
 REPEATS = 30
@@ -37,7 +36,7 @@ def cost(model: nn.Module, task: Task, *, batch: int) -> dict[str, float | None]
     """
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     forked = [device] if device.type == "cuda" else []
-    with _evaluating(model), torch.random.fork_rng(devices=forked), torch.inference_mode():
+    with evaluating([model]), torch.random.fork_rng(devices=forked), torch.inference_mode():
         single, many = (move_data_to_device(task.example(n), device) for n in (1, batch))
 
         def run(samples: Batch) -> None:
@@ -57,18 +56,6 @@ def stored_bytes(model: nn.Module) -> int:
     """Bytes of the state dict's tensors; one that goes by several names counts once."""
     tensors = (value for value in model.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor))
     return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; then each module's own mode again (a frozen part may have been in eval mode before)."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def _flops(forward: Callable[[], None]) -> float | None:

@@ -124,7 +124,8 @@ def _by_chance(student: Tensor, alone: Tensor, value_of: Callable[[Tensor], Tens
         raise ValueError(f"{samples} samples of the student, {len(theirs)} of the student alone: they must pair up")
 
     def difference(of_first: Tensor, of_second: Tensor) -> Tensor:
-        return value_of(of_first.unflatten(-1, shape)) - value_of(of_second.unflatten(-1, shape))
+        first, second = (shares.reshape(*shares.shape[:-1], *shape) for shares in (of_first, of_second))
+        return value_of(first) - value_of(second)
 
     found = difference(ours.sum(0), theirs.sum(0))
     if samples < 2 or not found.isfinite():

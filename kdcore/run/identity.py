@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ def stage_identities(
 ) -> dict[str, str]:
     """Each stage's identity, by name: a digest of all that its outcome depends on.
 
-    That is its resolved slots, the slots of the models it reads or trains and the content of their weight files,
-    the seed (the recipe's own where the stage says ``once``), versions, the content of plugin files, and the
-    identities of the stages it builds on. The recipe's name, the logger and other models do not count.
+    That is its resolved slots, the files of its data, the slots of the models it reads or trains and the content of
+    their weight files, the seed (the recipe's own where the stage says ``once``), versions, the content of plugin
+    files, and the identities of the stages it builds on. The recipe's name, the logger and other models do not count.
     """
+    of_data = cache(_of_data)  # for this call alone: a folder that all stages read is listed once
     files = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in plugin_files)
     trained_by: dict[str, str] = {}
     acted: dict[str, str] = {}
@@ -42,7 +44,7 @@ def stage_identities(
         models = sorted(involved(recipe, stage))
         identities[stage.name] = digest(
             {
-                "stage": _stage(stage),
+                "stage": _stage(stage, of_data),
                 "models": {name: _model(recipe.models[name], runs) for name in models},
                 "builds_on": {name: trained_by[name] for name in models if name in trained_by},
                 "table": acted.get(stage.data.table or ""),
@@ -76,9 +78,9 @@ def involved(recipe: Recipe, stage: Stage) -> set[str]:
     return found
 
 
-def _stage(stage: Stage) -> dict[str, Any]:
+def _stage(stage: Stage, of_data: Callable[[Path], Any]) -> dict[str, Any]:
     """What a stage says, and the order of keys where it matters: in a chain, and where the first match wins."""
-    said: dict[str, Any] = content(stage)
+    said: dict[str, Any] = content(stage) | {"data": content(stage.data, of_data)}
     said["trainer"] = {key: value for key, value in said["trainer"].items() if key not in DISPLAY}
     said["data"].pop("table")  # the name of a stage; what that stage wrote counts
     return said | {"order": [list(stage.prepare), list(stage.optimizer.groups), *stage.data.order]}
@@ -95,6 +97,34 @@ def _model(slot: ModelSlot, runs: Path) -> dict[str, Any]:
         said["weights"] = _content(path)
     read = {name: value for name, value in slot.args.items() if isinstance(value, Path) and value.exists()}
     return said | {"args": said["args"] | {name: _content(value) for name, value in read.items()}} if read else said
+
+
+def _of_data(path: Path) -> str:
+    """What stands for a path of the data: a file's content, names and sizes of a folder's files, wherever they lie.
+
+    To read a folder of pictures would take as long as to train on it. What is missing, or cannot be read, counts as it
+    is written: who reads it says so.
+    """
+    try:
+        if path.is_dir():
+            return hashlib.sha256(b"".join(_listed(path))).hexdigest()
+        return str(_content(path)) if path.is_file() else str(path)
+    except OSError:
+        return str(path)
+
+
+def _listed(folder: Path | str) -> Iterator[bytes]:
+    """Name and size of every file below, but for hidden ones, which are no data."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield os.fsencode(f"{entry.name}/")
+                yield from _listed(entry.path)
+                yield b"/"
+            else:
+                yield os.fsencode(f"{entry.name}\0{entry.stat().st_size}\0")
 
 
 def _content(path: Path) -> Any:

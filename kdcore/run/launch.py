@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from os import environ
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from torch.distributed import Store
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.distributed.rendezvous import rendezvous
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store  # as `torch.distributed.Store`, which torch does not mark as exported
 
 _FOLDER = "kdcore/run-folder"
 
