@@ -20,7 +20,7 @@ from kdcore.parameters import group_parameters
 from kdcore.recipe.schema import Init, LossSlot, Nested, Ref, Slot, Stage
 from kdcore.signals import Signals
 from kdcore.taps import Taps, select, suggest
-from kdcore.task import Task
+from kdcore.task import Task, evaluating
 from kdcore.weights.fitting import fit_state
 from kdcore.window import StageData
 
@@ -39,6 +39,8 @@ class BuiltStage:
         """Take the stage's hooks off the nets, which go on to the next stage."""
         for taps in self.cast.taps.values():
             taps.remove()
+        for bound in self.losses:
+            bound.loss.close()
 
 
 def assemble(builder: Builder, stage: Stage) -> BuiltStage:
@@ -268,16 +270,10 @@ class _Losses:
     @torch.no_grad()
     def _dry_run(self, order: tuple[Ref, ...]) -> dict[Ref, Signals]:
         """Every signal on two example samples, which tells shapes; eval mode leaves BatchNorm's statistics alone."""
-        training = {name: module.training for name, module in self._cast.trained.items()}
-        for module in self._cast.trained.values():
-            module.eval()
         example = self._cast.task.example(2)
         example["views"] = {ref.view: {} for ref in order if ref.view is not None}
-        try:
+        with evaluating(self._cast.trained.values()):
             return self._cast.run(order, example)
-        finally:
-            for name, module in self._cast.trained.items():
-                module.train(training[name])
 
 
 def _reads(slot: LossSlot, loss: Loss) -> tuple[Read, ...]:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.cast import evaluating
 from kdcore.errors import RunError
 from kdcore.losses.base import Loss, Total
 from kdcore.recipe.schema import Ref
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals, select_view
 from kdcore.taps import resize_to
+from kdcore.task import evaluating
 
 Projector = Callable[[torch.Size, torch.Size], nn.Module]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -163,17 +163,3 @@ class Cast:
 
     def _rank(self, name: str) -> int:
         return 2 if name not in self.trained and self.trained.keys() & self.members(name) else int(name in self.trained)
-
-
-@contextmanager
-def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Eval mode for the time being; then each module, however deep, is in the mode it was in."""
-    roots = list(modules)
-    before = [(module, module.training) for root in roots for module in root.modules()]
-    for root in roots:
-        root.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from kdcore.cast import Cast, evaluating
+from kdcore.cast import Cast
 from kdcore.errors import RunError
 from kdcore.recipe.schema import Ref
 from kdcore.scores import Scores, to_device
 from kdcore.signals import Batch
+from kdcore.task import evaluating
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ KDCORE_API = 1
 
 Kind = Literal[
     "task", "model", "data", "transform", "prepare", "loss", "projector", "schedule", "metric",
-    "callback", "optimizer", "edit", "action", "exporter", "logger", "weights", "command", "figure",
+    "callback", "optimizer", "edit", "action", "exporter", "logger", "weights", "command",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -35,7 +35,7 @@ class Component:
     """One registered thing.
 
     Its source is read as text, so that a recipe can be checked without importing torch; for that a lazy
-    target names the file that *defines* a function, or a class with its own ``__init__``.
+    target names the file that *defines* a function or a class; what a class leaves out is looked for in its bases.
     """
 
     kind: Kind

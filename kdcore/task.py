@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -41,8 +42,8 @@ class Task:
         raise NotImplementedError(f"{type(self).__name__} does not implement signals(model, batch, others)")
 
     def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
-        """Arguments for the metrics' ``update``, keyed by what a metric ``takes``."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement observe(student, teachers, batch)")
+        """Arguments for the metrics' ``update``, keyed by what a metric ``takes``: here :func:`compare_logits`."""
+        return compare_logits(student, teachers, batch)
 
     def example(self, n: int) -> Batch:
         """A batch of ``n`` samples with the right shapes, for dry runs, FLOPs, latency and export."""
@@ -92,6 +93,20 @@ def check_logits(logits: Any, classes: int, *, ndim: int, wanted: str) -> None:
             f"the model gives {logits.shape[1]} classes, the task has {classes}: set `classes: {classes}` in the "
             f"model's slot, or `classes: {logits.shape[1]}` under `task` if the model is right"
         )
+
+
+@contextmanager
+def evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Eval mode for the time being; then each module, however deep, is in the mode it was in."""
+    roots = list(modules)
+    before = [(module, module.training) for root in roots for module in root.modules()]
+    for root in roots:
+        root.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def set_input_statistics(model: nn.Module, mean: list[float] | None, std: list[float] | None) -> None:

@@ -396,6 +396,19 @@ def test_self_distillation_reads_a_place_of_the_student_as_its_teacher(lab: Lab)
     assert distance(weights(student), weights(mine)) < 1e-6
 
 
+def test_what_a_loss_did_to_a_model_ends_with_the_stage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks: list[Any] = []
+    monkeypatch.setattr(
+        KL, "setup", lambda self, example, facts, models: hooks.append(models("teacher").register_forward_hook(print))
+    )
+    monkeypatch.setattr(KL, "close", lambda self: hooks.pop().remove())
+    built = lab.stage()
+    teacher = built.cast.module("teacher")
+    assert [*teacher._forward_hooks.values()] == [print]
+    built.close()
+    assert (hooks, len(teacher._forward_hooks)) == ([], 0)
+
+
 def test_signal_names_a_tap_as_at_does(lab: Lab) -> None:
     nets = []
     for key in ("at: mid", "signal: tap.mid"):

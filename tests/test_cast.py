@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from toy_stage import Vectors, batch_of, net
 
-from kdcore.cast import Cast, evaluating
+from kdcore.cast import Cast
 from kdcore.errors import RunError
 from kdcore.recipe.schema import Ref
 from kdcore.signals import Batch
@@ -292,25 +292,6 @@ def test_apply_reaches_every_teacher_and_no_student() -> None:
     types = {name: next(cast.module(name).parameters()).dtype for name in (*cast.trained, *cast.holders())}
     assert types.keys() == {"student", "peer", "zeus", "hera", "ares", "mean"}
     assert {name for name, dtype in types.items() if dtype == torch.float64} == {"zeus", "hera", "ares", "mean"}
-
-
-def test_evaluating_puts_every_module_back_into_its_own_mode() -> None:
-    model = nn.Sequential(net(norm=True), nn.Dropout())
-    model[0].eval()
-    model[0][1].train()
-    before = [module.training for module in model.modules()]
-    during: list[bool] = []
-
-    def failing() -> None:
-        with evaluating([model]):
-            during.extend(module.training for module in model.modules())
-            raise KeyError("whatever happens")
-
-    with pytest.raises(KeyError, match="whatever happens"):
-        failing()
-    assert not any(during)
-    assert [module.training for module in model.modules()] == before
-    assert len(set(before)) == 2
 
 
 def test_what_a_task_refuses_is_said_with_the_models_name() -> None:

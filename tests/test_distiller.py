@@ -409,10 +409,10 @@ def test_a_gradient_that_is_no_number_reaches_no_checkpoint(lab: Lab, at: int) -
     with pytest.raises(RunError) as caught:
         lab.fit(built, checkpoints=True, log_every_n_steps=50)
     assert str(caught.value) == (
-        "stage `distil`: the weights `students.student.hidden.0.linear.weight` and 3 more became NaN or infinite by step 12, though "
-        "every loss before them was a number: a gradient was none. Look at what has none at 0 or at infinity (a root, "
-        "a norm, a logarithm, also behind `torch.where`; `trainer.detect_anomaly: true` names it) and at the learning "
-        "rate. No checkpoint has these weights: the last one is good"
+        "stage `distil`: the weights `students.student.hidden.0.linear.weight` and 3 more became NaN or infinite "
+        "by step 12, though every loss before them was a number: a gradient was none. Look at what has none at 0 or "
+        "at infinity (a root, a norm, a logarithm, also behind `torch.where`; `trainer.detect_anomaly: true` names "
+        "it) and at the learning rate. No checkpoint has these weights: the last one is good"
     )
     saved = torch.load(lab.folder / "distil" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 6

@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from kdcore.task import Task, check_logits, compare_logits, normalise, set_input_statistics
+from kdcore.task import Task, check_logits, compare_logits, evaluating, normalise, set_input_statistics
 
 
 @pytest.mark.parametrize(
     ("method", "arguments"),
     [
         ("signals", (nn.Identity(), {}, {})),
-        ("observe", ({}, {}, {})),
         ("example", (1,)),
         ("deploy", (nn.Identity(),)),
     ],
@@ -44,6 +43,13 @@ def test_logits_are_compared_with_labels_and_with_the_first_teacher() -> None:
     assert observed["preds_target"][1] is labels
     assert observed["student_teacher"][0] is student["logits"]
     assert observed["student_teacher"][1] is first["logits"]
+
+
+def test_a_task_over_logits_need_not_say_what_is_compared() -> None:
+    student, teacher, labels = {"logits": torch.rand(2, 3)}, {"logits": torch.rand(2, 3)}, torch.tensor([0, 2])
+    observed = Task().observe(student, {"teacher": teacher}, {"labels": labels})
+    assert observed == compare_logits(student, {"teacher": teacher}, {"labels": labels})
+    assert set(observed) == {"preds_target", "student_teacher"}
 
 
 def test_nothing_is_compared_that_is_not_there() -> None:
@@ -107,3 +113,22 @@ def test_new_statistics_replace_the_old() -> None:
     set_input_statistics(net, [0.5], [0.5])
     set_input_statistics(net, [1.0], None)
     assert normalise(net, torch.full((1, 1), 3.0)).item() == 2.0
+
+
+def test_evaluating_puts_every_module_back_into_its_own_mode() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Dropout())
+    model[0].eval()
+    model[0][1].train()
+    before = [module.training for module in model.modules()]
+    during: list[bool] = []
+
+    def failing() -> None:
+        with evaluating([model]):
+            during.extend(module.training for module in model.modules())
+            raise KeyError("whatever happens")
+
+    with pytest.raises(KeyError, match="whatever happens"):
+        failing()
+    assert not any(during)
+    assert [module.training for module in model.modules()] == before
+    assert len(set(before)) == 2

@@ -85,7 +85,7 @@ def _changing(stage: Stage, cast: Cast) -> Iterator[tuple[str, str]]:
             "of other batches",
             "take `cache` out of the stage",
         )
-    for member in _members(cast, of):
+    for member in cast.members(of):
         if member in cast.trained or member in cast.followers:
             yield f"`{member}`, of which `{of}` is made, changes while stage `{stage.name}` runs", "take `cache` out"
 
@@ -98,7 +98,7 @@ def _unread(cache: Cache, cast: Cast, losses: list[BoundLoss]) -> Iterator[tuple
         for read in loss.reads:
             bound = loss.roles[read.of]
             models = {ref.model for ref in (bound if isinstance(bound, tuple) else (bound,))}
-            if not any(cache.of in _members(cast, model) for model in models):
+            if not any(cache.of in (model, *cast.members(model)) for model in models):
                 continue
             if loss.loss.live:
                 yield (
@@ -112,13 +112,6 @@ def _unread(cache: Cache, cast: Cast, losses: list[BoundLoss]) -> Iterator[tuple
                     f"loss `{loss.name}` reads `{source}` of `{cache.of}`, which is not kept",
                     f"write `keep: [{kept}]`",
                 )
-
-
-def _members(cast: Cast, name: str) -> Iterator[str]:
-    """A model, and those it is made of."""
-    yield name
-    for member in cast.ensembles[name].of if name in cast.ensembles else ():
-        yield from _members(cast, member)
 
 
 def fill(

@@ -44,6 +44,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.columns["id"])
 
+    @property
+    def ids(self) -> Tensor:
+        """Every sample's, so that nothing else need be read for them."""
+        return self.columns["id"]
+
     def __getitems__(self, index: Tensor | Sequence[int]) -> Batch:
         """The rows of a batch: each column (len(index), ...), copied."""
         index = torch.as_tensor(index)

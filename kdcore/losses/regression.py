@@ -28,9 +28,6 @@ class MSE(Loss):
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.logits", "teacher.logits"})
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def count(self, batch: Batch) -> Tensor | None:
         return masked_count(batch)
 

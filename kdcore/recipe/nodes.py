@@ -12,7 +12,7 @@ from kdcore.errors import Problem
 Scalar: TypeAlias = str | int | float | bool | None
 
 CORE_KEYS = ("weight", "at", "signal", "teacher", "schedule", "weights", "dtype")
-"""Keys of a slot that survive when a later source changes its ``use``: they belong to the core."""
+"""Keys of the core that survive when a later source changes a slot's ``use``; all others go, with a warning."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.build import Builder
-from kdcore.cast import Cast, evaluating
+from kdcore.cast import Cast
 from kdcore.errors import RunError
 from kdcore.recipe.schema import Stage
 from kdcore.taps import Taps
-from kdcore.task import Task
+from kdcore.task import Task, evaluating
 
 SAMPLES = 2
 """In the batch that the nets are run on."""

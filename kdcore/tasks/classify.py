@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kdcore.task import Task, check_logits, compare_logits, normalise
+from kdcore.task import Task, check_logits, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,10 +50,6 @@ class Classify(Task):
         logits = model(normalise(model, batch["image"]))
         check_logits(logits, self.facts["classes"], ndim=2, wanted="a classifier returns logits (N, {classes})")
         return {"logits": logits}
-
-    def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
-        """``preds_target``: (logits, labels) if there are labels; ``student_teacher``: both logits, with a teacher."""
-        return compare_logits(student, teachers, batch)
 
     def example(self, n: int) -> Batch:
         """``n`` samples of random values in [0, 1), always the same; labels all 0.

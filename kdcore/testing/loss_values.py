@@ -58,7 +58,8 @@ def _minimal(case: Case) -> None:
     loss, _ = case.build()
     roles = read_by(loss, case.roles)
     student, teacher = roles["student"], roles.get("teacher")
-    if isinstance(student, tuple) or not isinstance(teacher, dict) or any(True for _ in loss.parameters()):
+    trained = "student" in case.models or any(True for _ in loss.parameters())
+    if isinstance(student, tuple) or not isinstance(teacher, dict) or trained:
         return  # behind parts that are still to be trained no student equals its teacher
     if any(name not in teacher or teacher[name].shape != x.shape for name, x in student.items()):
         return

@@ -61,7 +61,7 @@ for recipe in recipes:
         run(["check", *recipe.splitlines()])
     tell(" ".join(recipe.splitlines()))
 """
-"""Prints what was imported first by what, of a plugin's module and the checks of its recipes; nothing where all is well.
+"""Prints who imports something heavy first, a plugin's module or the check of one of its recipes; else nothing.
 
 Whether the recipes are sound is another check's."""
 

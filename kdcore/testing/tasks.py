@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcore.cast import evaluating
 from kdcore.errors import PluginError
 from kdcore.registry import Component
 from kdcore.signals import Batch, Signals
-from kdcore.task import Task
+from kdcore.task import Task, evaluating
 from kdcore.testing.calls import calls_around
 from kdcore.testing.checks import Check, PromiseError, run_checks
 

@@ -54,6 +54,12 @@ def test_samples_in_the_table_stay_in_their_order_with_its_columns_over_their_ow
     assert one == 20
 
 
+def test_columns_are_not_copied_to_find_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = Columns({"id": IDS, "image": torch.zeros(len(IDS), 3)})
+    monkeypatch.setattr(Columns, "__getitems__", lambda self, index: pytest.fail("samples were read"))
+    assert len(Tabled(columns, {"id": IDS[:2]}, "mark")) == 2
+
+
 def test_data_may_tell_its_ids_so_that_no_sample_is_read_for_them() -> None:
     class Told(Single):
         ids = IDS

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdcore import schedules
-from kdcore.losses.base import Loss, Total, masked_count, masked_total
+from kdcore.losses.base import Loss, Total, masked_count, masked_total, total_of
 
 
 def test_without_mask_every_term_is_added_and_counted():
@@ -23,6 +23,13 @@ def test_the_weight_multiplies_terms_but_not_the_count():
     batch = {"weight": torch.tensor([1.0, 10.0, 0.5]), "mask": torch.tensor([True, False, True])}
     total = masked_total(torch.tensor([1.0, 2.0, 4.0]), batch)
     assert (total.sum.item(), total.count.item()) == (3.0, 2)
+
+
+def test_a_count_that_shapes_tell_lies_beside_its_sum():
+    total = total_of(torch.tensor(6.0, dtype=torch.float64), 3)
+    assert (total.sum.item(), total.sum.dtype) == (6.0, torch.float32)
+    assert (total.count.item(), total.count.dtype, total.count.shape) == (3, torch.int64, ())
+    assert total_of(torch.zeros((), device="meta"), 3).count.device.type == "meta"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

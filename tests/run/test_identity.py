@@ -9,7 +9,20 @@ from typing import Any
 import pytest
 
 from kdcore.plugins import Plugins
-from kdcore.recipe.schema import Cache, DataSlot, Init, LossSlot, ModelSlot, Optimizer, Recipe, Ref, Slot, Stage, Tap
+from kdcore.recipe.schema import (
+    Cache,
+    DataSlot,
+    Init,
+    LossSlot,
+    ModelSlot,
+    Nested,
+    Optimizer,
+    Recipe,
+    Ref,
+    Slot,
+    Stage,
+    Tap,
+)
 from kdcore.run.identity import CORE, installed_versions, involved, stage_identities
 
 VERSIONS = {"kdcore": "0.1", "torch": "2.14"}
@@ -230,6 +243,75 @@ def test_a_folder_that_a_factory_reads_counts_by_its_files(tmp_path: Path) -> No
 def test_a_path_that_is_not_there_counts_as_it_is_written(tmp_path: Path) -> None:
     one, other = identities(reading(tmp_path / "one")), identities(reading(tmp_path / "other"))
     assert one["distil"] != other["distil"]
+
+
+def with_data(path: Path, *, is_nested: bool = False) -> Recipe:
+    """All stages read it, but for the one that trains the teacher."""
+    args = {"path": path}
+    if is_nested:
+        args = {"labelled": Nested("data.labelled", "arrays", args, "data"), "batch_size": 64}
+    data = DataSlot("data", "mix" if is_nested else "arrays", args)
+    stages = {name: one if name == "teach" else replace(one, data=data) for name, one in RECIPE.stages.items()}
+    return replace(RECIPE, stages=stages)
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_file_of_data_counts_by_its_content(tmp_path: Path, is_nested: bool) -> None:
+    path = tmp_path / "some.npz"
+    path.write_bytes(b"first")
+    first = identities(with_data(path, is_nested=is_nested))
+    os.utime(path, (0, 0))
+    moved = path.rename(tmp_path / "moved.npz")
+    assert identities(with_data(moved, is_nested=is_nested)) == first
+    moved.write_bytes(b"other")
+    new = identities(with_data(moved, is_nested=is_nested))
+    assert {name for name in new if new[name] != first[name]} == {"alone", "distil"}
+
+
+def test_a_folder_of_data_counts_by_the_names_and_sizes_of_all_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    (folder / "train" / "cat").mkdir(parents=True)
+    (folder / "train" / "cat" / "1.png").write_bytes(b"first")
+    first = identities(with_data(folder))
+    folder = folder.rename(tmp_path / "moved")
+    (folder / ".DS_Store").write_bytes(b"a file manager's")
+    (folder / "train" / "cat" / "1.png").write_bytes(b"other")  # as long: content is not read
+    assert identities(with_data(folder)) == first
+    for change in (
+        lambda: (folder / "train" / "cat" / "1.png").write_bytes(b"longer than before"),
+        lambda: (folder / "train" / "cat" / "2.png").write_bytes(b""),
+        lambda: (folder / "train" / "cat").rename(folder / "train" / "dog"),
+        lambda: (folder / "train" / "dog" / "2.png").rename(folder / "train" / "2.png"),
+    ):
+        before = identities(with_data(folder))
+        change()
+        new = identities(with_data(folder))
+        assert {name for name in new if new[name] != before[name]} == {"alone", "distil"}
+
+
+def test_what_a_transform_reads_counts(tmp_path: Path) -> None:
+    path = tmp_path / "noise.wav"
+    path.write_bytes(b"first")
+    data = DataSlot("data", "digits", transform={"mix": Slot("data.transform.mix", "noise", {"file": path})})
+    first = identities(with_stage("alone", data=data))
+    path.write_bytes(b"other")
+    assert identities(with_stage("alone", data=data))["alone"] != first["alone"]
+
+
+def test_a_folder_that_all_stages_read_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    identities(with_data(tmp_path))
+    assert listed == [str(tmp_path)]
+
+
+def test_data_that_is_not_there_counts_as_it_is_written_and_is_left_to_the_build(tmp_path: Path) -> None:
+    one, other = identities(with_data(tmp_path / "one")), identities(with_data(tmp_path / "other"))
+    assert one["alone"] != other["alone"]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "link").symlink_to(tmp_path / "nowhere")
+    assert identities(with_data(tmp_path / "broken")) == identities(with_data(tmp_path / "broken"))
 
 
 def test_weights_of_an_earlier_run_count_by_their_content(tmp_path: Path) -> None:

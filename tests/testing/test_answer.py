@@ -36,6 +36,13 @@ def test_what_differs_is_said(found: Answer, said: str):
     assert difference(found, answer()) == said
 
 
+def test_gradients_at_parts_of_the_loss_are_compared_too():
+    totals = answer().totals
+    one, other = (Answer(totals, {}, {"loss.map.weight": torch.tensor([x])}) for x in (1.0, 2.0))
+    assert difference(one, one) == ""
+    assert difference(one, other) == "its gradient at `loss.map.weight` is off by 1, where 2 is its length"
+
+
 def test_a_part_is_named():
     assert difference(answer(3.0, name="far"), answer(name="far")) == "its sum of `far` is 3 instead of 2"
 

@@ -116,6 +116,24 @@ def test_nan_at_masked_positions_reaches_the_gradient(domain: Any):
     )
 
 
+class Mapped(Uncounted):
+    """Maps the student's logits, and hides the masked ones afterwards only."""
+
+    def setup(self, example: Any, facts: Any, models: Any) -> None:
+        self.map = torch.nn.Linear(samples.CLASSES, samples.CLASSES)
+
+    def seen(self, student: Any, teacher: Any, batch: Any) -> Any:
+        mapped = self.map(student["logits"].float())
+        return super().seen({"logits": mapped}, teacher, batch)
+
+
+def test_nan_at_masked_positions_reaches_what_the_loss_trains():
+    said = r.refusal(Mapped, "mask", **samples.tokens())
+    assert said.startswith(
+        "with inf at positions that the mask leaves out its gradient at `loss.map.weight` is not finite: hide them "
+    )
+
+
 def test_masked_positions_that_count():
     class Ignores(Leaves):
         """Computes with rubbish, and adds it up."""

@@ -107,6 +107,32 @@ def test_a_gradient_that_is_not_finite():
     )
 
 
+class Again(Uncounted):
+    """Runs the student itself: its signals are not what it learns by."""
+
+    def setup(self, example: Any, facts: Any, models: Any) -> None:
+        self.student = (models("student"),)
+
+    def seen(self, student: Any, teacher: Any, batch: Any) -> Any:
+        return super().seen({"logits": self.student[0](student["logits"].detach().float())}, teacher, batch)
+
+
+def test_a_loss_may_run_the_student_itself():
+    net = torch.nn.Linear(samples.CLASSES, samples.CLASSES)
+    check_loss(Again, **VECTORS, models={"student": net}, skip=r.PLAIN)
+    assert net.weight.grad is None
+
+
+def test_one_that_runs_the_student_itself_for_nothing():
+    class Forgets(Again):
+        def terms(self, ours: Any, theirs: Any) -> Any:
+            return super().terms(ours.detach(), theirs) + 0.0 * ours.sum()
+
+    net = torch.nn.Linear(samples.CLASSES, samples.CLASSES)
+    said = r.refusal(Forgets, "gradient", **VECTORS, models={"student": net})
+    assert said.startswith("it has no gradient at the student, and would train nothing")
+
+
 class Foretells(Sound):
     def count(self, batch: Any) -> Tensor | None:
         return torch.tensor(batch["labels"].numel())

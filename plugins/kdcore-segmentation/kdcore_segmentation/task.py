@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from kdcore.task import Task, check_logits, compare_logits, normalise
+from kdcore.task import Task, check_logits, normalise
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -56,10 +56,6 @@ class Semantic(Task):
         wanted = "a segmentation net returns logits (N, {classes}, h, w)"
         check_logits(logits, self.facts["classes"], ndim=4, wanted=wanted)
         return {"logits": as_large_as(logits, image)}
-
-    def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
-        """``preds_target``: (logits, labels) if there are labels; ``student_teacher``: both logits, with a teacher."""
-        return compare_logits(student, teachers, batch)
 
     def example(self, n: int) -> Batch:
         """``n`` whole images of random values in [0, 1), always the same; labels all 0.

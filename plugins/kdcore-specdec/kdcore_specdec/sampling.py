@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from kdcore.signals import IGNORE
+from kdcore.task import evaluating
 from kdcore_specdec.data.packing import Rows
 from kdcore_specdec.models.causal import CausalLM
 
@@ -70,7 +69,8 @@ def continued(model: nn.Module, rows: Rows, how: Continuation, *, end: int, pad:
     generator = torch.Generator(device=known.device).manual_seed(seed)
     ids, finished = rows.input_ids.clone(), torch.zeros_like(known, dtype=torch.bool)
     spoken = torch.zeros_like(ids, dtype=torch.bool)
-    with _sampling(model):
+    # no compiling: shapes change with every token
+    with evaluating([model]), torch.compiler.set_stance("force_eager"):
         found = model(ids[:, :first], use_cache=True, logits=False)
         for at in range(first, stop):
             said = _picked(found.hidden[:, -1] @ model.head.to(found.hidden.dtype).T, how.temperature, generator)
@@ -94,16 +94,3 @@ def _as_rows(ids: Tensor, spoken: Tensor, known: Tensor, pad: int) -> Rows:
     labels = torch.full_like(ids, IGNORE)
     labels[:, :-1] = torch.where(spoken[:, 1:], ids[:, 1:], IGNORE)
     return Rows(ids, labels, there.long())
-
-
-@contextmanager
-def _sampling(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and no compiling: shapes change with every token."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for module, training in before:
-            module.training = training

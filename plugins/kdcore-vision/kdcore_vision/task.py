@@ -36,9 +36,6 @@ class ClassifyImages(Classify):
         "classes", "channels", "image_height", "image_width", "features", "class_names",
     )  # fmt: skip
 
-    def __init__(self, *, classes: int) -> None:
-        super().__init__(classes=classes)
-
     def signals(self, model: nn.Module, batch: Batch, others: Mapping[str, Signals]) -> Signals:
         """``logits`` (N, classes).
 

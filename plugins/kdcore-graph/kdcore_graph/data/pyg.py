@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,15 +60,16 @@ class Ogb(Source):
 
     Args:
         name: of the data set.
-        root: folder it is, or will be downloaded to.
+        root: folder it is, or will be downloaded to, relative to where the run is started. It is no ``Path``, whose
+            files would count in a stage's identity: a download would make the stage another one.
 
     Raises:
         RunError: ``ogb`` is not installed, or the set has no single label or no features.
     """
 
-    def __init__(self, *, name: str, root: Path = Path("data")) -> None:
+    def __init__(self, *, name: str, root: str = "data") -> None:
         super().__init__()
-        self._name, self._root, self.where = name, Path(root), name
+        self._name, self._root, self.where = name, root, name
 
     def read(self) -> Graph:
         try:
@@ -79,7 +79,7 @@ class Ogb(Source):
                 from ogb.nodeproppred import NodePropPredDataset as Reader
         except ImportError as error:
             raise RunError("the data `graph.ogb` needs ogb: pip install kdcore-graph[ogb]") from error
-        return from_ogb(Reader(name=self._name, root=str(self._root)), self.where)
+        return from_ogb(Reader(name=self._name, root=self._root), self.where)
 
 
 def from_ogb(dataset: Any, where: str) -> Graph:

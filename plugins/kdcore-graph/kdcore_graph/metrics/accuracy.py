@@ -36,9 +36,6 @@ class UnseenAccuracy(_Part):
 
     unseen: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        super().__init__()
-
 
 class SeenAccuracy(_Part):
     """The share of right answers about nodes whose features were known while training: ``tran`` in GLNN's tables.
@@ -47,9 +44,6 @@ class SeenAccuracy(_Part):
     """
 
     unseen: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        super().__init__()
 
 
 class NoiseAccuracy(Accuracy):

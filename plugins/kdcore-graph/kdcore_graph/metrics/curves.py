@@ -66,9 +66,6 @@ class AveragePrecision(_OneAgainstRest):
     In [0, 1], more is better; with more than two classes the mean of each against the rest.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def _value(self, score: Tensor, is_it: Tensor) -> Tensor:
         true, false = _curve(score, is_it)
         recall = true / true[-1]
@@ -80,9 +77,6 @@ class AUROC(_OneAgainstRest):
 
     In [0, 1], 0.5 is chance, more is better; with more than two classes the mean of each against the rest.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def _value(self, score: Tensor, is_it: Tensor) -> Tensor:
         true, false = _curve(score, is_it)

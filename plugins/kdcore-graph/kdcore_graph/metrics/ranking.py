@@ -87,9 +87,6 @@ class MRR(_Scored):
     **Deviation**: all links are ranked among the same negatives.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def compute(self) -> Tensor:
         positive, negative = self._parts()
         above = len(negative) - torch.searchsorted(negative, positive, right=True)

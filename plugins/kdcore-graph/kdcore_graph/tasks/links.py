@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import RunError
-from kdcore.task import Task, compare_logits
+from kdcore.task import Task
 from kdcore_graph.tasks.outputs import FrozenOutputs
 
 if TYPE_CHECKING:
@@ -61,10 +61,6 @@ class LinkPrediction(Task):
         if contexts is not None:
             signals["contexts"] = logits[len(pairs) :, 1].view(contexts.shape[:2])
         return signals
-
-    def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
-        """``preds_target``: (logits, labels); ``student_teacher``: both logits, with a teacher."""
-        return compare_logits(student, teachers, batch)
 
     def example(self, n: int) -> Batch:
         """``n`` pairs along a ring of as many nodes, with features in [0, 1), always the same.

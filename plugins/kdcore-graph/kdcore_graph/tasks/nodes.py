@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcore.errors import RunError
-from kdcore.task import Task, compare_logits, normalise
+from kdcore.task import Task, check_logits, compare_logits, normalise
 from kdcore_graph.tasks.outputs import FrozenOutputs, from_features
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class NodeClassification(Task):
             signals = from_features(model, batch, batch["features"])
             if "noisy" in batch and not model.training:
                 signals["noisy"] = from_features(model, batch, batch["noisy"])["logits"]
-        self._check(signals)
+        check_logits(signals.get("logits"), self.facts["classes"], ndim=2, wanted="this task takes (N, {classes})")
         return signals
 
     def _from_graph(self, model: nn.Module, batch: Batch) -> Signals:
@@ -124,13 +124,6 @@ class NodeClassification(Task):
             raise RunError("a GNN needs its graph wherever it answers: export the student (`--model NAME`)")
         deployed = _WithPositions if getattr(model, "positions", 0) else _Deployed
         return deployed(model, self.facts.get("columns")).eval()
-
-    def _check(self, signals: Signals) -> None:
-        """Shapes only: this runs in every step."""
-        logits, classes = signals.get("logits"), self.facts["classes"]
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != classes:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model gives logits of the shape {shape}, and this task takes (N, {classes})")
 
 
 class _Deployed(nn.Module):

@@ -162,5 +162,5 @@ def test_a_link_set_has_a_reader_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp
         return Reader(None)
 
     monkeypatch.setitem(sys.modules, "ogb.linkproppred", SimpleNamespace(LinkPropPredDataset=reader))
-    graph = Ogb(name="ogbl-toy", root=tmp_path).graph
+    graph = Ogb(name="ogbl-toy", root=str(tmp_path)).graph
     assert graph.labels.tolist() == [0, 0, 0, 0]

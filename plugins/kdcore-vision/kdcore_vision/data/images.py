@@ -18,10 +18,6 @@ class Held(Columns):
     """Pictures in memory, as bytes, fetched a batch at a time."""
 
     @property
-    def ids(self) -> Tensor:
-        return self.columns["id"]
-
-    @property
     def labels(self) -> Tensor:
         return self.columns["labels"]
 
