@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,7 +49,7 @@ def assemble(builder: Builder, stage: Stage) -> BuiltStage:
     task = builder.task(stage.task, data)
     cast = _cast(builder, stage, task)
     _compare_classes(builder, stage, cast, data.class_names)
-    _start(builder, stage, cast)
+    start(builder, stage, cast.task.facts)
     for follower in cast.followers.values():
         # before taps and compile, which a copy must not carry along
         follower.follow(cast.trained[follower.of])
@@ -116,10 +116,19 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (f", ... ({len(names)})" if len(names) > 10 else "")
 
 
-def _start(builder: Builder, stage: Stage, cast: Cast) -> None:
-    """Apply ``init``: weights of one model become the first weights of another."""
+def start(builder: Builder, stage: Stage, facts: Mapping[str, Any], *, but: Collection[str] = ()) -> None:
+    """Apply ``init``: weights of one model become the first weights of another.
+
+    Args:
+        builder: has the nets.
+        stage: whose ``init`` it is.
+        facts: of its task.
+        but: models that are left out, as a finished stage has their last weights.
+    """
     for name, init in stage.init.items():
-        source, target = builder.net(init.source, cast.task.facts), cast.module(name)
+        if name in but:
+            continue
+        source, target = builder.net(init.source, facts), builder.net(name, facts)
         wanted = source.state_dict()
         _check_map(stage, name, init, target, wanted)
         if init.map:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kdcore.assemble import start
 from kdcore.build import Builder
 from kdcore.cast import Cast
 from kdcore.data.base import Data
@@ -60,6 +61,7 @@ def restore(
         if stage.do is not None:
             builder.tables[stage.name] = read_state(places[stage.name] / "table.safetensors")
         facts = builder.task(stage.task, builder.data(stage.data)).facts
+        start(builder, stage, facts, but=stage.train)
         for name in stage.train:
             builder.net(name, facts).load_state_dict(read_state(places[stage.name] / f"{name}.safetensors"))
     data = builder.data(last.data)

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from kdcore.assemble import BuiltStage, assemble
+from kdcore.assemble import BuiltStage, assemble, start
 from kdcore.build import Builder, statistic
 from kdcore.cache.stage import fill
 from kdcore.cast import Cast
@@ -142,6 +142,7 @@ class SeedRun:
         if stage.do is not None:
             self.builder.tables[stage.name] = read_state(source / "table.safetensors")
         facts = self.builder.task(stage.task, self.builder.data(stage.data)).facts
+        start(self.builder, stage, facts, but=stage.train)
         for name in stage.train:
             self.builder.net(name, facts).load_state_dict(read_state(source / f"{name}.safetensors"))
         self.finished[stage.name] = read_json(source / STAGE_FILE) or {}

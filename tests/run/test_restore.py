@@ -179,3 +179,14 @@ def test_an_ensemble_with_a_follower_is_no_model_of_a_finished_run(workshop: Wor
     scored = workshop.kdcore("validate", *words)
     assert scored.code == 0, scored.err
     assert sorted(text.split()[0] for text in scored.out.splitlines()) == ["alone", "student", "teacher"]
+
+
+def test_a_teacher_that_began_with_anothers_weights_has_them_again(workshop: Workshop) -> None:
+    words = ("models.copy={use: mlp, hidden: [16]}", "stages.distil.teachers=[copy]")
+    words += ("stages.distil.init={copy: {from: teacher}}",)
+    assert workshop.kdcore("fit", *words).code == 0
+    first = workshop.report()["models"]["copy"]["metrics"]["accuracy"]
+    assert workshop.kdcore("fit", *words, "--seeds", "2").code == 0  # the first seed is reused
+    scored = workshop.kdcore("validate", *words)
+    assert line(scored.out, "copy") == line(scored.out, "teacher")
+    assert line(scored.out, "copy")["accuracy"] == pytest.approx(first["best"], abs=5e-5)
