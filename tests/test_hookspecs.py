@@ -44,7 +44,7 @@ def test_a_hook_has_a_typed_documented_spec(name: str, arguments: list[str]) -> 
 
 
 def test_kinds_are_closed_and_distinct() -> None:
-    assert len(set(KINDS)) == len(KINDS) == 18
+    assert len(set(KINDS)) == len(KINDS) == 17
     assert all(kind.isidentifier() and kind.islower() for kind in KINDS)
 
 

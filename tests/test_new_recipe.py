@@ -305,4 +305,7 @@ class TestATemplateThatWantsTheNetsName:
         assert "name: ???, " in text
 
     def test_without_a_teacher_nobody_is_asked(self, plugins: PluginFactory) -> None:
-        assert self.written(plugins, None, "resnet50") == (self.TASK + "models: {teacher: {name: ???, weights: null}}\n", [])
+        assert self.written(plugins, None, "resnet50") == (
+            self.TASK + "models: {teacher: {name: ???, weights: null}}\n",
+            [],
+        )

@@ -53,7 +53,6 @@ def kdcore_register(add: Add) -> None:
 
     add("prepare", "adversarial", "kdcore_graph.adversarial:Adversarial")
 
-    add("exporter", "onnx", "kdcore_graph.exporters:onnx")
     add("optimizer", "adam", "kdcore_graph.optimizers:adam")
 
 

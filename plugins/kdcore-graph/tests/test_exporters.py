@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcore_graph.exporters import onnx
+from kdcore.run.exporters import onnx
 from kdcore_graph.models.mlp import MLP
 from kdcore_graph.tasks.nodes import NodeClassification
 
@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession(sys.argv[1])
-assert json.loads(session.get_modelmeta().custom_metadata_map["columns"]) == ["age", "income"]
+assert json.loads(session.get_modelmeta().custom_metadata_map["facts"])["columns"] == ["age", "income"]
 np.save(sys.argv[3], session.run(None, {"input": np.load(sys.argv[2])})[0])
 assert not {"torch", "kdcore", "kdcore_graph", "torch_geometric"} & set(sys.modules)
 """
@@ -33,18 +33,10 @@ def test_another_process_predicts_from_the_file_alone(tmp_path: Path) -> None:
     net = MLP(classes=3, features=2, width=4, norm="batch", feature_mean=[40.0, 2e4], feature_std=[10.0, 5e3])
     raw = torch.tensor([[30.0, 1e4], [55.0, 3e4], [20.0, 2e4]])
     deployed = task.deploy(net)
-    (path,) = onnx(deployed, (raw,), tmp_path)
+    (path,) = onnx(deployed, (raw,), tmp_path, card={"facts": task.facts})
     np.save(tmp_path / "in.npy", raw.numpy())
     (tmp_path / "alone.py").write_text(ALONE)
     command = [sys.executable, "alone.py", str(path), "in.npy", "out.npy"]
     subprocess.run(command, check=True, cwd=tmp_path, env={"PATH": ""})
     answer = torch.from_numpy(np.load(tmp_path / "out.npy"))
     assert torch.allclose(answer, deployed(raw), atol=1e-5)
-
-
-def test_without_columns_the_file_is_the_cores(tmp_path: Path) -> None:
-    import onnx as library
-
-    deployed = NodeClassification(classes=2).deploy(MLP(classes=2, features=3, width=4))
-    (path,) = onnx(deployed, (torch.rand(4, 3),), tmp_path)
-    assert "columns" not in {prop.key for prop in library.load(str(path)).metadata_props}

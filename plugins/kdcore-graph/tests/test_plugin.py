@@ -37,7 +37,7 @@ def test_no_recipe_is_forgotten() -> None:
 
 
 def test_everything_it_adds() -> None:
-    kinds = ("task", "data", "model", "prepare", "metric", "exporter", "optimizer")
+    kinds = ("task", "data", "model", "prepare", "metric", "optimizer")
     assert {kind: sorted(registered("graph", kind)) for kind in kinds} == {
         "task": ["links", "nodes"],
         "data": ["digits", "links", "nodes", "npz", "ogb", "planetoid", "pyg", "tables"],
@@ -47,7 +47,6 @@ def test_everything_it_adds() -> None:
             "auroc", "average_precision", "hits", "mrr", "noise_accuracy", "recall_at_precision", "seen_accuracy",
             "unseen_accuracy",
         ],
-        "exporter": ["onnx"],
         "optimizer": ["adam"],
     }  # fmt: skip
 

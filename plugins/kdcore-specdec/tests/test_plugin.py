@@ -12,26 +12,23 @@ from kdcore_specdec import plugin
 
 OVER = {f"specdec.{name}": ["specdec"] for name in ("adaspec", "distillspec", "eagle3", "falcon", "fspad", "medusa")}
 SMALL = (
-    "data.megabytes=0.3",
+    "data.megabytes=0.1",
     "data.validation=0.2",
     "data.test=0.2",
-    "data.length=128",  # `distillspec` goes on after 64 tokens
+    "data.length=72",  # `distillspec` goes on after 64 tokens
     "data.batch_size=2",
     "models.target.layers=9",  # of which `eagle3` reads the ninth
+    "models.target.width=12",
+    "models.draft.width=12",
     "trainer.val_check_interval=2",
     "trainer.limit_val_batches=1",
-    "trainer.limit_test_batches=1",
 )
 FIT = {
-    **dict.fromkeys(("specdec", *OVER), SMALL),
-    "specdec.smollm2": (
-        "data.length=16",
-        "data.batch_size=2",
-        "data.validation=0.2",
-        "models.draft.width=16",
-        "trainer.val_check_interval=2",
-    ),
-}
+    **dict.fromkeys(("specdec", "specdec.adaspec", "specdec.distillspec"), SMALL),
+    **{f"specdec.{name}": (*SMALL, f"models.{name}.width=12") for name in ("eagle3", "falcon", "fspad", "medusa")},
+    "specdec.smollm2": ("data.length=16", "data.batch_size=2", "data.validation=0.2", "models.draft.width=16",
+                        "trainer.val_check_interval=2"),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     model = model_folder(tmp_path / "model", context=512)
     (tmp_path / "text").mkdir()
     for split in ("train", "test"):
-        samples = ({"question": "a b", "answer": "c d"} for _ in range(20))
+        samples = ({"question": f"a b {split} {number}", "answer": "c d"} for number in range(20))
         jsonl(tmp_path / "text" / f"gsm8k_{split}.jsonl", *samples)
     return {"KDCORE_DATA": str(tmp_path), "SMOLLM2": str(model)}
 

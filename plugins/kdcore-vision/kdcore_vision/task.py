@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from kdcore.signals import Batch, Signals
 
@@ -57,9 +57,9 @@ class ClassifyImages(Classify):
     def deploy(self, model: nn.Module) -> nn.Module:
         """``image`` as the data gives it, uint8 or float (N, C, H, W) -> probabilities float32 (N, classes).
 
-        The names of the classes go along as ``class_names``. The model is not copied, and is put into eval mode.
+        The model is not copied, and is put into eval mode.
         """
-        return Deployed(model, self.facts.get("class_names")).eval()
+        return Deployed(model).eval()
 
     def _check_names(self, model: nn.Module) -> None:
         theirs: Any = getattr(model, "class_names", None)
@@ -72,10 +72,9 @@ class ClassifyImages(Classify):
 class Deployed(nn.Module):
     """Bytes to [0, 1], the net's own size, normalisation, the net, softmax."""
 
-    def __init__(self, model: nn.Module, class_names: Sequence[str] | None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.class_names = class_names
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.model(normalise(self.model, as_seen(self.model, image)))

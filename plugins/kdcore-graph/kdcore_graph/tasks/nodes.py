@@ -123,15 +123,15 @@ class NodeClassification(Task):
         if getattr(model, "takes_graph", False):
             raise RunError("a GNN needs its graph wherever it answers: export the student (`--model NAME`)")
         deployed = _WithPositions if getattr(model, "positions", 0) else _Deployed
-        return deployed(model, self.facts.get("columns")).eval()
+        return deployed(model).eval()
 
 
 class _Deployed(nn.Module):
-    """Scaling, the net, softmax; ``columns`` names the features in their order, where the data does."""
+    """Scaling, the net, softmax."""
 
-    def __init__(self, model: nn.Module, columns: list[str] | None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.columns = model, columns
+        self.model = model
 
     def forward(self, features: Tensor) -> Tensor:
         return self.answer(normalise(self.model, features))
