@@ -30,6 +30,9 @@ def answer(report: Mapping[str, Any], student: str) -> str:
             f"{_opening(comparison)}: {shown} against {_score(report, alone)} alone ({_evidence(report, comparison)})"
         )
     parts = [known, *filter(None, [_compression(comparison), _kept(report, comparison)])]
+    gain, gap = comparison["gain"], comparison["gap"]
+    if comparison["verdict"] != "better" and gain is not None and gap is not None and gain < gap:
+        parts.append(f"`{comparison['teacher']}` itself is worse than the student alone: look at the teacher first")
     if comparison["verdict"] == "undecided" and comparison["p"] is None and alone in report["models"]:
         parts.append("run it with `--seeds 5` to tell it from chance")
     return "; ".join(parts) + "."

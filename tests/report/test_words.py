@@ -53,6 +53,15 @@ def test_without_the_student_alone_nothing_is_claimed(make_report: ReportMaker) 
     )
 
 
+def test_a_teacher_worse_than_the_student_alone_is_named(make_report: ReportMaker) -> None:
+    said = "; `teacher` itself is worse than the student alone: look at the teacher first."
+    assert answer_of(make_report(*EVEN, teacher=0.85)).endswith(said)
+    assert answer_of(make_report((14.1,), (13.9,), teacher=15.0, primary=("perplexity", "min"))).count(said[:-1]) == 1
+    # it has nothing to explain where the student gained, and is no excuse where the teacher is the better one
+    for report in (make_report(*BETTER, teacher=0.85), make_report(*EVEN), make_report(alone=None, teacher=0.5)):
+        assert "itself is worse" not in answer_of(report)
+
+
 def test_a_metric_where_less_is_better_is_no_percentage(make_report: ReportMaker) -> None:
     found = answer_of(make_report((14.1,), (15.9,), teacher=12.0, primary=("perplexity", "min")))
     assert found.startswith("Undecided: `student` 14.1 perplexity against 15.9 alone (1.8 better, one seed); ")
