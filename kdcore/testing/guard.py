@@ -34,6 +34,9 @@ class Guard:
     def __init__(self) -> None:
         self.found: list[str] = []
         self._hooks = _hooks()
+        if self._hooks:  # one that waits to be collected now would make room for one that is left later
+            gc.collect()
+            self._hooks = _hooks()
 
     @contextmanager
     def watching(self) -> Iterator[None]:

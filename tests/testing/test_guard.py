@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -116,6 +117,23 @@ def test_hooks_from_before_and_of_nets_that_are_gone_are_no_leak():
     nn.Linear(1, 1).register_forward_hook(lambda *_: None)
     guard.finish()
     handle.remove()
+
+
+def test_a_net_that_waits_to_be_collected_hides_no_hook():
+    gc.disable()
+    try:
+        circle = [nn.Linear(1, 1)]
+        circle[0].register_forward_hook(lambda *_: None)
+        circle.append(circle)  # type: ignore[arg-type]
+        del circle
+        guard = Guard()
+        handle = KEPT.register_forward_hook(lambda *_: None)
+        gc.collect()
+        with pytest.raises(AssertionError, match="1 of the forward hooks of Linear are left"):
+            guard.finish()
+        handle.remove()
+    finally:
+        gc.enable()
 
 
 def test_a_hook_for_all_modules():
