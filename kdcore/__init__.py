@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from kdcore.hookspecs import hookimpl as hookimpl
     from kdcore.losses.base import Loss as Loss
     from kdcore.losses.base import Total as Total
+    from kdcore.losses.base import total_of as total_of
     from kdcore.task import Task as Task
 
-__all__ = ["Loss", "Task", "Total", "hookimpl"]
+__all__ = ["Loss", "Task", "Total", "hookimpl", "total_of"]
 
 _HOMES = {
     "Loss": "kdcore.losses.base",
     "Total": "kdcore.losses.base",
     "Task": "kdcore.task",
     "hookimpl": "kdcore.hookspecs",
+    "total_of": "kdcore.losses.base",
 }
 
 

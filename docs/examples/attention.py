@@ -1,11 +1,10 @@
 # attention.py
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kdcore import Loss, Total, hookimpl
+from kdcore import Loss, Total, hookimpl, total_of
 
 
 class AttentionTransfer(Loss):
@@ -37,7 +36,7 @@ class AttentionTransfer(Loss):
     def forward(self, student: dict[str, Tensor], teacher: dict[str, Tensor], batch: Any, **roles: Any) -> Total:
         difference = self._map(student["feature"]) - self._map(teacher["feature"])
         terms = 0.5 * difference.square().sum(1)
-        return Total(terms.sum(), torch.full((), len(terms), dtype=torch.int64, device=terms.device))
+        return total_of(terms.sum(), len(terms))
 
     def _map(self, feature: Tensor) -> Tensor:
         """(N, C, ...) -> (N, positions), of length 1."""

@@ -1,11 +1,10 @@
 # similarity.py
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from kdcore import Loss, Total, hookimpl
+from kdcore import Loss, Total, hookimpl, total_of
 
 
 class Similarity(Loss):
@@ -24,7 +23,7 @@ class Similarity(Loss):
         ours, theirs = _similarities(student["feature"]), _similarities(teacher["feature"])
         n = len(ours)
         value = (ours - theirs).square().sum() / n**2
-        return Total(value * n, torch.full((), n, dtype=torch.int64, device=value.device))
+        return total_of(value * n, n)
 
 
 def _similarities(feature: Tensor) -> Tensor:

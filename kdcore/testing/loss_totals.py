@@ -13,7 +13,7 @@ from kdcore.testing.answer import difference, of
 from kdcore.testing.case import Case
 from kdcore.testing.checks import Check, PromiseError
 
-COUNT = "torch.full((), n, dtype=torch.int64, device=terms.device)"
+COUNT = "total_of(terms.sum(), n)"
 RETURN = "return Total(terms.sum(), how many), from `kdcore import Total`, or several of them by name"
 
 

@@ -15,7 +15,7 @@ from . import refusal as r
 from .sound import Named, Sound, Uncounted
 
 VECTORS = samples.vectors()
-COUNT = "`torch.full((), n, dtype=torch.int64, device=terms.device)`"
+COUNT = "`total_of(terms.sum(), n)`"
 
 
 def returning(what: Any, base: type[Sound] = Uncounted) -> type[Loss]:
