@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from kdcore.recipe.schema import Recipe
 from kdcore.testing.pytest_plugin import runner  # which pytest finds by itself where kdcore is installed
 
 __all__ = ["BASE", "Lab", "lab", "runner"]
+
+torch.set_num_threads(1)  # for tensors this small two only wait for each other
 
 BASE = """\
 kdcore: 1
@@ -72,8 +73,5 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Lab(tmp_path)
-    torch.set_num_threads(threads)
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
