@@ -61,6 +61,6 @@ def test_what_was_left_out_is_in_the_report_and_the_primary_metric_need_not_be_n
     assert run.report["primary"]["name"] == "miou"
     (note,) = run.report["data_notes"]
     assert "were left out: " in note
-    assert "3.png: is no image that can be read" in note
+    assert "3.png: is no picture that can be read" in note
     assert note in (run.folder / "report.md").read_text(encoding="utf-8")
     assert note in run.out

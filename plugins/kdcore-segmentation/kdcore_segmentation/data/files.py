@@ -8,20 +8,16 @@ from typing import ClassVar, Literal
 import torch
 from kdcore.data.base import Data, Split
 from kdcore.data.loader import Batches, Samples
+from kdcore.data.pictures import REMEDY, BadSampleError, left_out
 from kdcore.errors import RunError
 from kdcore.signals import IGNORE, Batch
 from torch import Tensor
 
 from kdcore_segmentation.data.codes import VOID
-from kdcore_segmentation.data.reading import BadSampleError, Pair, Reader, size_of
+from kdcore_segmentation.data.reading import Pair, Reader, size_of
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes of one split that are kept in memory at most."""
-
-SHOWN = 3
-"""How many of the samples left out are named."""
-
-REMEDY = "Mend it, or set `bad: skip` to go without"
 
 
 class ImageMasks(Data):
@@ -107,7 +103,7 @@ class ImageMasks(Data):
             if self._in_memory:
                 images[len(good)], masks[len(good)] = image, mask
             good.append(pair)
-        self._note(name, wrong, len(pairs))
+        self.notes += left_out(name, wrong, len(pairs))
         if not self._in_memory:
             return Streamed(good, self._reader)
         return Held(images[: len(good)], masks[: len(good)], torch.tensor([pair.id for pair in good]))
@@ -121,15 +117,6 @@ class ImageMasks(Data):
                 if not self._skips:
                     raise RunError(f"{error}. {REMEDY}") from error
         raise RunError(f"{self._files['train'][0].image}: neither this nor any other training image can be read")
-
-    def _note(self, name: Split, wrong: list[str], total: int) -> None:
-        if not wrong:
-            return
-        if len(wrong) == total:
-            raise RunError(f"none of the {total} samples of the split `{name}` can be used; the first: {wrong[0]}")
-        more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
-        listed = "; ".join(wrong[:SHOWN])
-        self.notes.append(f"{len(wrong)} of {total} samples of the split `{name}` were left out: {listed}{more}")
 
 
 class Held:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from kdcore.data.pictures import BadSampleError, decoded, height_and_width, opened, pixels
 from kdcore.errors import RunError
 from PIL import Image
 from torch import Tensor
@@ -17,10 +17,6 @@ from kdcore_segmentation.data.codes import UNKNOWN, VOID
 
 MASK_MODES = ("1", "L", "P")
 """Pillow's names for pictures with one byte (or bit) a pixel; of a palette the indices count, not the colours."""
-
-
-class BadSampleError(Exception):
-    """A sample that cannot be used; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +56,30 @@ class Reader:
                 a value that is no class, or no class at all.
             RunError: they are not resized, and are of another size than all others: that is no fault of the sample.
         """
-        with _opened(pair.image) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise BadSampleError(
-                    f"{pair.image}: has more than 8 bits a channel (mode {picture.mode}): convert it to 8 bits"
-                )
-            image = _decoded(picture, pair.image).convert("RGB")
-        with _opened(pair.mask) as picture:
+        with opened(pair.image) as picture:
+            image = decoded(picture, str(pair.image), "RGB")
+        with opened(pair.mask) as picture:
             if picture.mode not in MASK_MODES:
                 raise BadSampleError(
                     f"{pair.mask}: has the mode {picture.mode}: a mask holds one class number (0 to 255) a pixel, in "
                     "one channel"
                 )
-            mask = _decoded(picture, pair.mask)
+            mask = decoded(picture, str(pair.mask))
         if image.size != mask.size:
             raise BadSampleError(
-                f"{pair.mask}: is {_size(mask.size)}, but its image {pair.image} is {_size(image.size)}"
+                f"{pair.mask}: is {height_and_width(mask)}, but its image {pair.image} is {height_and_width(image)}"
             )
         _check_picture(image, pair.image)
-        wanted = self.size[::-1]
+        height, width = self.size
         if self.resize:
-            image = image.resize(wanted, Image.Resampling.BILINEAR)
-            mask = mask.resize(wanted, Image.Resampling.NEAREST)
-        elif image.size != wanted:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            mask = mask.resize((width, height), Image.Resampling.NEAREST)
+        elif image.size != (width, height):
             raise RunError(
-                f"{pair.image}: is {_size(image.size)}, the first image is {_size(wanted)}: set `size: [HEIGHT, WIDTH]`"
+                f"{pair.image}: is {height_and_width(image)}, the first image is {height}x{width}: set "
+                "`size: [HEIGHT, WIDTH]`"
             )
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), self._classes(mask, pair.mask)
+        return pixels(image), self._classes(mask, pair.mask)
 
     def _classes(self, mask: Image.Image, path: Path) -> Tensor:
         values = np.asarray(mask, dtype=np.uint8)
@@ -105,40 +98,14 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         BadSampleError: the file is no image, or a line of pixels.
     """
-    with _opened(path) as picture:
+    with opened(path) as picture:
         _check_picture(picture, path)
         return picture.height, picture.width
 
 
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except FileNotFoundError as error:
-        raise BadSampleError(f"{path}: there is no such file") from error
-    except Exception as error:  # Pillow's decoders raise whatever they like
-        raise BadSampleError(f"{path}: is no image that can be read ({_reason(error)})") from error
-
-
-def _decoded(picture: Image.Image, path: Path) -> Image.Image:
-    try:
-        picture.load()
-    except Exception as error:  # as above
-        raise BadSampleError(f"{path}: is damaged ({_reason(error)})") from error
-    return picture
-
-
 def _check_picture(picture: Image.Image, path: Path) -> None:
     if min(picture.size) < 2:
-        raise BadSampleError(f"{path}: is {_size(picture.size)} pixels, which is no picture")
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def _size(width_height: Any) -> str:
-    width, height = width_height
-    return f"{height}x{width}"
+        raise BadSampleError(f"{path}: is {height_and_width(picture)} pixels, which is no picture")
 
 
 def _known(codes: Sequence[int]) -> str:

@@ -214,7 +214,7 @@ def test_a_split_without_any_good_sample(folders: Path, image: Draw, mask: Draw)
 def test_the_size_is_that_of_the_first_image_that_can_be_read(folders: Path):
     first = folders / "images" / f"{int(data(folders).split('train').ids[0])}.png"
     first.write_text("nothing")
-    with pytest.raises(RunError, match=r"is no image that can be read .*Mend it, or set `bad: skip`"):
+    with pytest.raises(RunError, match=r"is no picture that can be read .*Mend it, or set `bad: skip`"):
         data(folders)
     assert data(folders, bad="skip").facts["image_width"] == 8
     assert len(data(folders, bad="skip").split("train")) == 7

@@ -134,8 +134,8 @@ def test_a_truncated_jpeg(image: Draw, mask: Draw):
 def test_a_file_that_is_no_image(tmp_path: Path, mask: Draw):
     path = tmp_path / "a.jpg"
     path.write_text("not a picture")
-    assert refused(Pair(path, mask("m.png"), 0)).startswith(f"{path}: is no image that can be read (Unidentified")
-    with pytest.raises(BadSampleError, match=r"a\.jpg: is no image"):
+    assert refused(Pair(path, mask("m.png"), 0)).startswith(f"{path}: is no picture that can be read (Unidentified")
+    with pytest.raises(BadSampleError, match=r"a\.jpg: is no picture"):
         size_of(path)
 
 

@@ -10,21 +10,17 @@ from typing import Literal, Protocol
 
 import torch
 from kdcore.data.base import Split
+from kdcore.data.pictures import REMEDY, BadSampleError, check_mode, left_out, opened
 from kdcore.errors import RunError
 from PIL import Image
 from torch import Tensor
 
 from kdcore_vision.data.images import Images, Pictures, Streamed, from_bytes
 from kdcore_vision.data.listing import Picture
-from kdcore_vision.data.reading import BadPictureError, Shape, check_mode, conversions, opened
+from kdcore_vision.data.reading import Shape, conversions
 
 AUTO_LIMIT = 2 * 2**30
 """Bytes of one split that ``keep: auto`` puts into memory at most."""
-
-SHOWN = 3
-"""How many of the pictures left out are named."""
-
-REMEDY = "Mend it, or set `bad: skip` to go without"
 
 
 class Shelf(Protocol):
@@ -34,7 +30,7 @@ class Shelf(Protocol):
     ids: Tensor
 
     def picture(self, row: int) -> Image.Image:
-        """Perhaps not decoded yet; may raise ``BadPictureError``."""
+        """Perhaps not decoded yet; may raise ``BadSampleError``."""
 
     def name(self, row: int) -> str:
         """For messages."""
@@ -65,7 +61,7 @@ class Reader:
     def __call__(self, row: int) -> Tensor:
         try:
             return self.shape.bytes_of(self.shelf.picture(row), self.shelf.name(row))
-        except BadPictureError as error:
+        except BadSampleError as error:
             raise RunError(f"{error}. {REMEDY}") from error
 
 
@@ -137,14 +133,14 @@ class Shelves(Images):
                     self._shape.bytes_of(picture, shelf.name(row))  # it may break off after a good header
                 else:
                     check_mode(picture, shelf.name(row))
-            except BadPictureError as error:
+            except BadSampleError as error:
                 if not self._skips:
                     raise RunError(f"{error}. {REMEDY}") from error
                 wrong.append(str(error))
                 continue
             modes[mode] += 1
             good.append(row)
-        self.notes += _left_out(name, wrong, rows)
+        self.notes += left_out(name, wrong, rows)
         self.notes += conversions(modes, self._shape.channels, name)
         kept = torch.tensor(good)
         if in_memory:
@@ -163,18 +159,9 @@ class Shelves(Images):
         for row in range(len(shelf.ids)):
             try:
                 picture = shelf.picture(row)
-            except BadPictureError as error:
+            except BadSampleError as error:
                 if not self._skips:
                     raise RunError(f"{error}. {REMEDY}") from error
             else:
                 return picture.height, picture.width
         raise RunError(f"{shelf.name(0)}: neither this nor any other training picture can be read")
-
-
-def _left_out(name: str, wrong: list[str], total: int) -> list[str]:
-    if not wrong:
-        return []
-    if len(wrong) == total:
-        raise RunError(f"none of the {total} pictures of the split `{name}` can be used; the first: {wrong[0]}")
-    more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
-    return [f"{len(wrong)} of {total} pictures of the split `{name}` were left out: {'; '.join(wrong[:SHOWN])}{more}"]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from kdcore.data.pictures import BadSampleError, reason
 from kdcore.errors import RunError, did_you_mean
 from PIL import Image
 from torch import Tensor
 
 from kdcore_vision.data.files import Shelf, Shelves
 from kdcore_vision.data.listing import Picture, Split, checked_names, held_out, stable_id
-from kdcore_vision.data.reading import BadPictureError, reason
 
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """What torchvision calls them."""
@@ -93,9 +93,9 @@ class SetShelf:
         try:
             picture = self._data[self._rows[row]][0]
         except Exception as error:  # each data set reads in its own way
-            raise BadPictureError(f"{self.name(row)}: cannot be read ({reason(error)})") from error
+            raise BadSampleError(f"{self.name(row)}: cannot be read ({reason(error)})") from error
         if not isinstance(picture, Image.Image):
-            raise BadPictureError(f"{self.name(row)}: is a {type(picture).__name__}, not a picture")
+            raise BadSampleError(f"{self.name(row)}: is a {type(picture).__name__}, not a picture")
         return picture
 
     def name(self, row: int) -> str:

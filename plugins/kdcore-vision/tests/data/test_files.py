@@ -90,9 +90,7 @@ def test_no_picture_at_all_can_be_used(folders: Path):
         path.write_bytes(b"")
     with pytest.raises(RunError, match="neither this nor any other training picture can be read"):
         data(folders, bad="skip")
-    with pytest.raises(
-        RunError, match=r"none of the \d+ pictures of the split `train` can be used; the first: .*0.png"
-    ):
+    with pytest.raises(RunError, match=r"none of the \d+ samples of the split `train` can be used; the first: .*0.png"):
         data(folders, bad="skip", size=(4, 4)).split("train")
     with pytest.raises(RunError, match=r"is an empty file. Mend it"):
         data(folders)
