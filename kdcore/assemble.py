@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from kdcore.signals import Signals
 from kdcore.taps import Taps, select, suggest
 from kdcore.task import Task, evaluating
 from kdcore.weights.fitting import fit_state
+from kdcore.weights.state import read_state
 from kdcore.window import StageData
 
 
@@ -115,6 +117,22 @@ def _compare_classes(builder: Builder, stage: Stage, cast: Cast, ours: tuple[str
 
 def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:10]) + (f", ... ({len(names)})" if len(names) > 10 else "")
+
+
+def take(builder: Builder, stage: Stage, place: Path) -> None:
+    """Leave the nets and tables as the stage, finished in a folder, left them.
+
+    Args:
+        builder: has the nets.
+        stage: that is not run again.
+        place: its folder.
+    """
+    if stage.do is not None:
+        builder.tables[stage.name] = read_state(place / "table.safetensors")
+    facts = builder.task(stage.task, builder.data(stage.data)).facts
+    start(builder, stage, facts, but=stage.train)
+    for name in stage.train:
+        builder.net(name, facts).load_state_dict(read_state(place / f"{name}.safetensors"))
 
 
 def start(builder: Builder, stage: Stage, facts: Mapping[str, Any], *, but: Collection[str] = ()) -> None:

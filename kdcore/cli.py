@@ -225,10 +225,8 @@ def _fit(options: argparse.Namespace) -> int:
     ]
     if problems:
         raise RecipeError(problems)
-    from kdcore.run.export import export
     from kdcore.run.fit import Fit
     from kdcore.run.quiet import hide_absent_gpus, quiet, say
-    from kdcore.run.restore import restore
     from kdcore.run.stages import Options, rank
 
     quiet()
@@ -243,6 +241,9 @@ def _fit(options: argparse.Namespace) -> int:
         say(comparison["answer"])
     say(f"report: {done}")
     if options.export and rank() == 0:
+        from kdcore.run.export import export
+        from kdcore.run.restore import restore
+
         restored = restore(recipe, plugins, options.runs, options.plugin, say)
         for file in export(restored, None, options.export, done.parent / "export"):
             say(f"export: {file}")

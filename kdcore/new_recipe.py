@@ -101,26 +101,26 @@ def new_recipe(
     template = _own_template(found, plugins)
     described = [] if given is None or "{{teacher_path}}" in (template or "") else _describe_weights(given)
     if template is not None:
-        weights = "null" if teacher is None else _quote(f"file://{Path(teacher).expanduser().absolute()}")
+        weights = "null" if given is None else _quote(f"file://{given}")
         filled = {
             "teacher": weights,
             "teacher_path": _quote(str(given or "TEACHER")),
             "data": _quote(str(where or "DATA")),
         }
         if "{{arch}}" in template:
-            name = None if teacher is None else architecture_of(Path(teacher).expanduser())
+            name = None if given is None else architecture_of(given)
             filled["arch"] = "???" if name is None else _quote(name)
         for name, value in filled.items():
             template = template.replace("{{" + name + "}}", value)
         return template
-    return _generic(found, teacher, described, where, plugins)
+    return _generic(found, given, described, where, plugins)
 
 
-def _generic(task: Component, teacher: str | None, described: list[str], data: Path | None, plugins: Plugins) -> str:
+def _generic(task: Component, teacher: Path | None, described: list[str], data: Path | None, plugins: Plugins) -> str:
     pick = _Picker(task.plugin, plugins)
     supervised, distilling = pick.losses()
     models = pick.choices("model")
-    teacher_given = {} if teacher is None else {"weights": _quote(f"file://{Path(teacher).expanduser().absolute()}")}
+    teacher_given = {} if teacher is None else {"weights": _quote(f"file://{teacher}")}
     teacher_slot = _slot("teacher", pick.one("model", "convnet"), {"width": "64", **teacher_given}, "  ")
     student_slot = _slot("student", pick.one("model", "convnet"), {"width": "8"}, "  ")
     notes = [*described, "It must be the very net the weights belong to; a tensor that fits nothing is an error."]

@@ -172,8 +172,7 @@ def _comparison(pair: Pair, report: dict[str, Any], seeds: Sequence[SeedResult])
     gains = _differences(report, seeds, pair.student, pair.alone)
     compared: dict[str, Any] = {"teacher": pair.teacher, "alone": pair.alone, "gap": fmean(gaps) if gaps else None}
     if gains:
-        paired = _scores(pair, seeds[0], report["primary"]["mode"])
-        found = asdict(verdict(gains, paired_scores=paired, value_of=seeds[0].models[pair.student].value_of))
+        found = asdict(verdict(gains, **_by_sample(pair, seeds[0], report["primary"]["mode"])))
         compared |= {"gain": found["gain"], "gains": gains, "std": found["std"]}
         compared |= {key: found[key] for key in ("p", "verdict", "method")}
     else:
@@ -198,12 +197,14 @@ def _differences(report: dict[str, Any], seeds: Sequence[SeedResult], student: s
     return found
 
 
-def _scores(pair: Pair, result: SeedResult, mode: str) -> tuple[Tensor, Tensor] | None:
+def _by_sample(pair: Pair, result: SeedResult, mode: str) -> dict[str, Any]:
+    """What a verdict reads of the samples of one seed, where both nets have it."""
     student, alone = (result.models.get(name) if name else None for name in (pair.student, pair.alone))
     if student is None or alone is None or student.scores is None or alone.scores is None:
-        return None
+        return {"paired_scores": None}
     # where less is better the two change places: that turns the differences round and keeps scores of 0 and 1
-    return (student.scores, alone.scores) if mode == "max" else (alone.scores, student.scores)
+    first, second = (student, alone) if mode == "max" else (alone, student)
+    return {"paired_scores": (first.scores, second.scores), "value_of": student.value_of}
 
 
 def _compression(student: dict[str, Any], teacher: dict[str, Any], report: dict[str, Any]) -> dict[str, float | None]:

@@ -59,7 +59,8 @@ def verdict(
         gains: per seed, the student's primary metric minus that of the student alone; more is better.
         paired_scores: of the student and of the student alone, one score per sample of the same split in the
             same order; more is better. Read with one seed only. With ``value_of``, each sample's share (N, ...).
-        value_of: makes the metric from a sum of shares, (..., *share) -> (...).
+        value_of: makes the metric from a sum of shares, (..., *share) -> (...); or what is close to it, where the
+            metric itself cannot be had so (an average precision from scores that are rounded).
 
     Raises:
         ValueError: no gains, or scores of different numbers of samples.
@@ -75,7 +76,7 @@ def verdict(
         return Verdict(gain, std, *_over_seeds(values))
     if paired_scores is not None:
         if value_of is not None:
-            return Verdict(gain, std, *_by_chance(*paired_scores, value_of))
+            return Verdict(gain, std, *_by_chance(gain, *paired_scores, value_of))
         return Verdict(gain, std, *_over_samples(gain, *paired_scores))
     return Verdict(gain, std, None, "undecided", "no test: one seed and no per-sample scores")
 
@@ -111,13 +112,12 @@ def _over_samples(gain: float, student: Tensor, alone: Tensor) -> tuple[float | 
     else:
         p = float(stats.ttest_1samp(difference, 0.0).pvalue)
         method = f"paired t-test over {samples} samples"
-    word = _word(difference.mean(), p)
-    if word != "no difference" and gain * difference.mean() < 0:
-        return p, "undecided", f"{method}; the metric and the per-sample scores point in opposite directions"
-    return p, word, method + ONE_PAIR
+    return _told(gain, float(difference.mean()), p, method)
 
 
-def _by_chance(student: Tensor, alone: Tensor, value_of: Callable[[Tensor], Tensor]) -> tuple[float | None, Word, str]:
+def _by_chance(
+    gain: float, student: Tensor, alone: Tensor, value_of: Callable[[Tensor], Tensor]
+) -> tuple[float | None, Word, str]:
     shape, samples = student.shape[1:], len(student)
     ours, theirs = (shares.double().flatten(1).cpu() for shares in (student, alone))
     if len(theirs) != samples:
@@ -130,14 +130,23 @@ def _by_chance(student: Tensor, alone: Tensor, value_of: Callable[[Tensor], Tens
     found = difference(ours.sum(0), theirs.sum(0))
     if samples < 2 or not found.isfinite():
         return None, "undecided", "no test: one seed, and the samples are too few or their metric is not a number"
-    total, generator, as_large = (ours + theirs).sum(0), torch.Generator().manual_seed(0), 1
+    first_alone, swap = ours.sum(0), theirs - ours
+    total, generator, as_large = first_alone + theirs.sum(0), torch.Generator().manual_seed(0), 1
     for start in range(0, SWAPS, AT_ONCE):
         swapped = torch.randint(2, (min(AT_ONCE, SWAPS - start), samples), generator=generator).double()
-        first = ours.sum(0) + swapped @ (theirs - ours)
+        first = first_alone + swapped @ swap
         # a hair less: the same sums in another order are the same difference
         as_large += int((difference(first, total - first).abs() >= found.abs() - 1e-9).sum())
     p = as_large / (SWAPS + 1)
-    return p, _word(float(found), p), f"paired randomisation test over {samples} samples, {SWAPS} times{ONE_PAIR}"
+    return _told(gain, float(found), p, f"paired randomisation test over {samples} samples, {SWAPS} times")
+
+
+def _told(gain: float, difference: float, p: float, method: str) -> tuple[float, Word, str]:
+    """What one pair of nets says; nothing, where the samples point elsewhere than the metric that is reported."""
+    word = _word(difference, p)
+    if word != "no difference" and gain * difference < 0:
+        return p, "undecided", f"{method}; the metric and the per-sample scores point in opposite directions"
+    return p, word, method + ONE_PAIR
 
 
 def _word(gain: float, p: float) -> Word:

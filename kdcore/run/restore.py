@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kdcore.assemble import start
+from kdcore.assemble import take
 from kdcore.build import Builder
 from kdcore.cast import Cast
 from kdcore.data.base import Data
@@ -21,7 +21,6 @@ from kdcore.recipe.schema import Recipe, Stage
 from kdcore.run.folder import RunFolder, find_stage
 from kdcore.run.identity import installed_versions, stage_identities
 from kdcore.run.results import compared, last_stage, measured, roles
-from kdcore.weights.state import read_state
 from kdcore.weights.uris import run_of
 
 
@@ -58,12 +57,7 @@ def restore(
     last = last_stage(recipe)
     builder = Builder(recipe, plugins, recipe.seed, runs, say, pins=_pins(places[last.name]))
     for stage in recipe.stages.values():
-        if stage.do is not None:
-            builder.tables[stage.name] = read_state(places[stage.name] / "table.safetensors")
-        facts = builder.task(stage.task, builder.data(stage.data)).facts
-        start(builder, stage, facts, but=stage.train)
-        for name in stage.train:
-            builder.net(name, facts).load_state_dict(read_state(places[stage.name] / f"{name}.safetensors"))
+        take(builder, stage, places[stage.name])
     data = builder.data(last.data)
     data.trainer = None  # the whole split in this process
     task = builder.task(last.task, data)

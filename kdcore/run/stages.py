@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from kdcore.assemble import BuiltStage, assemble, start
+from kdcore.assemble import BuiltStage, assemble, take
 from kdcore.build import Builder, statistic
 from kdcore.cache.stage import fill
 from kdcore.cast import Cast
@@ -30,7 +30,7 @@ from kdcore.run.folder import STAGE_FILE, RunFolder, adopt, find_stage, read_jso
 from kdcore.run.history import History
 from kdcore.run.trainer import Configuration, make_trainer
 from kdcore.scores import to_device
-from kdcore.weights.state import read_state, save_state
+from kdcore.weights.state import save_state
 
 CASTING = ("bf16-true", "16-true", "64-true")
 """Precisions under which Lightning casts every net of a stage, which rounds the weights of frozen teachers too."""
@@ -139,12 +139,7 @@ class SeedRun:
                 adopt(source, place)
         elif not stage.once or self.seed == self.recipe.seed:
             self._say(stage, "is finished")
-        if stage.do is not None:
-            self.builder.tables[stage.name] = read_state(source / "table.safetensors")
-        facts = self.builder.task(stage.task, self.builder.data(stage.data)).facts
-        start(self.builder, stage, facts, but=stage.train)
-        for name in stage.train:
-            self.builder.net(name, facts).load_state_dict(read_state(source / f"{name}.safetensors"))
+        take(self.builder, stage, source)
         self.finished[stage.name] = read_json(source / STAGE_FILE) or {}
 
     # ---- a stage that is run

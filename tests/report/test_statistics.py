@@ -169,6 +169,15 @@ def test_what_single_samples_hide_is_seen() -> None:
     assert (turned.verdict, turned.p) == ("worse", found.p)
 
 
+def test_shares_that_contradict_the_metric_decide_nothing() -> None:
+    student, alone = torch.ones(40, 2), torch.ones(40, 2)
+    student[:, 0] = 4.0
+    assert verdict([0.5], paired_scores=(student, alone), value_of=ratio).verdict == "better"
+    found = verdict([-0.01], paired_scores=(student, alone), value_of=ratio)
+    assert found.verdict == "undecided"
+    assert "opposite directions" in found.method
+
+
 def test_equal_nets_are_no_different() -> None:
     shares = torch.tensor([[3.0, 4.0], [2.0, 9.0], [1.0, 1.0]])
     found = verdict([0.0], paired_scores=(shares, shares), value_of=ratio)
