@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import default_collate
 
 from kdcore.data.augment import Chain, Transformed
-from kdcore.data.loader import Batches, Loader, Samples
+from kdcore.data.loader import Batches, EpochBatches, Loader, Samples
 from kdcore.data.table import Tabled
 from kdcore.errors import RunError
+from kdcore.signals import IGNORE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +96,15 @@ class Data(LightningDataModule):
         batch: Batch = default_collate(samples)
         return batch
 
+    @staticmethod
+    def without_labels(batch: Batch) -> Batch:
+        """A batch, or a single sample, with its labels hidden; ``mix`` asks for it. Here ``labels`` become -100.
+
+        A subclass whose labels are called otherwise (boxes, a transcript) says what hides them.
+        """
+        labels = torch.as_tensor(batch.get("labels", batch["id"]))
+        return {**batch, "labels": torch.full_like(labels, IGNORE)}
+
     def samples(self, name: Split) -> Samples | Batches | None:
         """The split as it is used: that of training after the recipe's table and transforms."""
         samples = self.split(name)
@@ -107,6 +118,14 @@ class Data(LightningDataModule):
                 samples, seed=self.seed, chain=treatment.chain, views=treatment.views, collate=self.collate
             )
         return samples
+
+    def sampler(self, samples: Samples | Batches, name: Split) -> Callable[..., EpochBatches]:
+        """What divides a split into batches; a subclass may put samples of like length together.
+
+        It is called as :class:`kdcore.data.loader.EpochBatches` is and returns one, or one of a subclass. Resuming
+        and several devices rely on that: equally many batches in every epoch, each a pure function of seed and epoch.
+        """
+        return EpochBatches
 
     @property
     def has_test(self) -> bool:
@@ -150,4 +169,5 @@ class Data(LightningDataModule):
             variants=self.treatment.variants if name == "train" and self.treatment.is_random else 1,
             collate=self.collate,
             workers=self.workers,
+            sampler=self.sampler(samples, name),
         )

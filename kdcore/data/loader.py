@@ -132,6 +132,7 @@ class Loader(DataLoader[Batch]):
         batch_size, seed, shuffle, rank, world, variants: see :class:`EpochBatches`.
         collate: list of samples -> batch, for a dataset that gives single samples.
         workers: processes that load; they stay alive from epoch to epoch.
+        sampler: divides an epoch into batches, called as :class:`EpochBatches` is, of which its result is one.
     """
 
     def __init__(
@@ -146,8 +147,9 @@ class Loader(DataLoader[Batch]):
         variants: int = 1,
         collate: Callable[[list[Any]], Batch] = default_collate,
         workers: int = 0,
+        sampler: Callable[..., EpochBatches] = EpochBatches,
     ) -> None:
-        self.batches = EpochBatches(
+        self.batches = sampler(
             len(dataset), batch_size, seed=seed, shuffle=shuffle, rank=rank, world=world, variants=variants
         )
         super().__init__(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from kdcore.data.base import Data, Split
 from kdcore.data.loader import Batches, Samples
-from kdcore.signals import IGNORE, Batch
+from kdcore.signals import Batch
 
 UNLABELLED_IDS = 1 << 40
 """Added to the ``id`` of an unlabelled sample, so that no two samples share one."""
@@ -60,28 +60,29 @@ class Mix(Data):
         second = self.unlabelled.split(name)
         if second is None:
             return first
-        return _Both(_Part(first, self.labelled.collate), _Part(second, self.unlabelled.collate))
+        return _Both(_Part(first, self.labelled), _Part(second, self.unlabelled))
 
 
 @dataclass
 class _Part:
-    """One set's samples, and how they are made a batch."""
+    """One set's samples."""
 
     samples: Samples | Batches
-    collate: Callable[[list[Any]], Batch]
+    data: Data
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def fetch(self, rows: torch.Tensor) -> Batch | None:
-        """A batch of these rows; ``None`` for no rows."""
-        if not len(rows):
-            return None
+    def fetch(self, rows: Tensor) -> Batch | list[Batch]:
+        """These rows, at least one: a batch, or single samples where the set gives those."""
         samples = self.samples
         if not isinstance(samples, Batches):
-            return self.collate([samples[row] for row in rows.tolist()])
-        fetched: Batch | list[Any] = samples.__getitems__(rows)
-        return self.collate(fetched) if isinstance(fetched, list) else fetched
+            return [dict(samples[row]) for row in rows.tolist()]
+        fetched: Batch | list[Batch] = samples.__getitems__(rows)
+        return fetched
+
+    def batch(self, fetched: Batch | list[Batch]) -> Batch:
+        return self.data.collate(fetched) if isinstance(fetched, list) else fetched
 
 
 class _Both:
@@ -94,23 +95,26 @@ class _Both:
     def __len__(self) -> int:
         return len(self._labelled) + len(self._unlabelled)
 
-    def __getitems__(self, index: Any) -> Batch:
+    def __getitems__(self, index: Any) -> Batch | list[Batch]:
         rows = torch.as_tensor(index)
-        ours = rows < len(self._labelled)
-        parts = [
-            self._labelled.fetch(rows[ours]),
-            _hide(self._unlabelled.fetch(rows[~ours] - len(self._labelled))),
-        ]
-        kept = [part for part in parts if part is not None]
-        if len(kept) == 1:
-            return kept[0]
-        shared = kept[0].keys() & kept[1].keys()
-        return {name: torch.cat([part[name] for part in kept]) for name in shared}
+        ours, theirs = rows[rows < len(self._labelled)], rows[rows >= len(self._labelled)] - len(self._labelled)
+        if not len(theirs):
+            return self._labelled.fetch(ours)
+        hidden = self._hidden(self._unlabelled.fetch(theirs))
+        if not len(ours):
+            return hidden
+        shown = self._labelled.fetch(ours)
+        if isinstance(shown, list) and isinstance(hidden, list):  # collated together: they may differ in size
+            samples = [*shown, *hidden]
+            shared = set.intersection(*(set(sample) for sample in samples))
+            return [{name: sample[name] for name in sample if name in shared} for sample in samples]
+        first, second = self._labelled.batch(shown), self._unlabelled.batch(hidden)
+        return {name: torch.cat([first[name], second[name]]) for name in first if name in second}
 
+    def _hidden(self, fetched: Batch | list[Batch]) -> Batch | list[Batch]:
+        if isinstance(fetched, list):
+            return [self._without_labels(sample) for sample in fetched]
+        return self._without_labels(fetched)
 
-def _hide(batch: Batch | None) -> Batch | None:
-    if batch is None:
-        return None
-    ids = batch["id"]
-    labels = torch.full_like(batch["labels"], IGNORE) if "labels" in batch else torch.full_like(ids, IGNORE)
-    return {**batch, "id": ids + UNLABELLED_IDS, "labels": labels}
+    def _without_labels(self, batch: Batch) -> Batch:
+        return self._unlabelled.data.without_labels({**batch, "id": batch["id"] + UNLABELLED_IDS})

@@ -38,7 +38,7 @@ def export(restored: Restored, model: str | None, formats: Sequence[str], folder
     task = restored.cast.task
     deployed = task.deploy(restored.cast.module(name).cpu()).eval()
     names = list(inspect.signature(deployed.forward).parameters)
-    example = _inputs(names, samples(restored, SAMPLES))
+    example = samples(restored, names, SAMPLES)
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     card = _card(restored, name, {key: list(value.shape[1:]) for key, value in zip(names, example, strict=True)})
@@ -80,11 +80,3 @@ def _chosen(restored: Restored, model: str | None) -> str:
         what = "is composed of others" if model in restored.recipe.models else "is no model of the recipe"
         raise RecipeError([Problem(f"--model {model}: `{model}` {what}", did_you_mean(model, known))])
     return model
-
-
-def _inputs(names: Sequence[str], batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """What the deployed net is called with: its ``forward`` names its parameters as the batch does."""
-    missing = [name for name in names if name not in batch]
-    if missing:
-        raise RunError(f"the deployed net takes `{missing[0]}`, the batch holds {', '.join(sorted(batch))}")
-    return tuple(batch[name] for name in names)

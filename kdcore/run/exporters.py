@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -24,7 +25,7 @@ Example: TypeAlias = "tuple[Tensor, ...]"
 """The inputs of a deployed net, batch first: real samples, because they also prove that a file agrees with the net."""
 
 TOLERANCE = 1e-4
-"""Largest difference allowed between an exported net's answers and the net's own."""
+"""Largest difference allowed between an exported net's answers and the net's own, relative to answers above 1."""
 
 PROTOBUF_LIMIT = 2**31
 """ONNX files end here; a larger net keeps its weights in a file beside."""
@@ -48,7 +49,7 @@ def onnx(
     """``model.onnx`` with a dynamic batch, run through onnxruntime and compared with the net.
 
     Args:
-        tolerance: largest difference allowed on any answer.
+        tolerance: largest difference allowed on any answer; relative, where the answer is above 1 (pixels).
         card: what one must know to use the net (class names, input shapes, ...), written into the file's metadata as
             JSON, a key each; filled in by ``export``.
 
@@ -67,7 +68,7 @@ def onnx(
     large = sum(tensor.nbytes for tensor in net.state_dict().values()) > 0.9 * PROTOBUF_LIMIT
     with _all_or_nothing(path, "ONNX"):
         torch.onnx.export(
-            net, _at_least_two(inputs), path, dynamo=True, dynamic_shapes=_dynamic(inputs), input_names=names,
+            net, _at_least_two(inputs), path, dynamo=True, dynamic_shapes=_dynamic(net, inputs), input_names=names,
             external_data=large, verbose=False,
         )  # fmt: skip
         model = onnx_format.load(path, load_external_data=False)
@@ -89,7 +90,7 @@ def torch_export(module: nn.Module, example: Example, folder: Path, *, tolerance
     """``model.pt2`` from ``torch.export`` with a dynamic batch, loaded again and compared with the net.
 
     Args:
-        tolerance: largest difference allowed on any answer.
+        tolerance: largest difference allowed on any answer; relative, where the answer is above 1 (pixels).
 
     Raises:
         RunError: the net cannot be exported, or the file does not agree with it.
@@ -97,7 +98,7 @@ def torch_export(module: nn.Module, example: Example, folder: Path, *, tolerance
     net, inputs = _on_cpu(module, example)
     path = folder / "model.pt2"
     with _all_or_nothing(path, "torch.export"):
-        torch.export.save(torch.export.export(net, _at_least_two(inputs), dynamic_shapes=_dynamic(inputs)), path)
+        torch.export.save(torch.export.export(net, _at_least_two(inputs), dynamic_shapes=_dynamic(net, inputs)), path)
         check_parity(net, torch.export.load(path).module(), inputs, what=str(path), tolerance=tolerance)
     return [path]
 
@@ -110,7 +111,7 @@ def check_parity(
     The two batch sizes prove that the batch is dynamic.
 
     Returns:
-        The largest absolute difference between any two answers.
+        The largest difference between any two answers; relative, where the net's own is above 1.
 
     Raises:
         RunError: it does not run at one of the sizes, or its answers have other shapes or differ by ``tolerance``.
@@ -142,7 +143,9 @@ def check_parity(
 def _difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference; equal infinities, and NaN where both have it, agree."""
     ours, theirs = ours.double(), theirs.double()
-    apart = torch.where((ours == theirs) | (ours.isnan() & theirs.isnan()), 0.0, (ours - theirs).abs())
+    # a coordinate of 500 pixels has a thousand times the rounding error of a probability
+    size = torch.where(ours.isfinite(), ours.abs().clamp(min=1.0), 1.0)
+    apart = torch.where((ours == theirs) | (ours.isnan() & theirs.isnan()), 0.0, (ours - theirs).abs() / size)
     return float(apart.max()) if apart.numel() else 0.0
 
 
@@ -157,9 +160,19 @@ def _at_least_two(inputs: Example) -> Example:
     return inputs if len(inputs[0]) > 1 else tuple(torch.cat([tensor, tensor]) for tensor in inputs)
 
 
-def _dynamic(inputs: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
+def _dynamic(net: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
+    """The batch, and what the net itself says: its ``dynamic`` names axes of the inputs by the inputs' names.
+
+    ``{"audio": {1: "samples"}}``: the exported net takes recordings of any length.
+    """
+    said: Mapping[str, Mapping[int, str]] = getattr(net, "dynamic", {})
+    dims = {axis: torch.export.Dim(axis) for axes in said.values() for axis in axes.values()}
     batch = torch.export.Dim("batch", min=1)
-    return tuple({0: batch} for _ in inputs)
+    names = inspect.signature(net.forward).parameters
+    return tuple(
+        {0: batch, **{axis: dims[label] for axis, label in said.get(name, {}).items()}}
+        for name, _ in zip(names, inputs, strict=False)
+    )
 
 
 def _leaves(answers: Any) -> list[Tensor]:

@@ -99,15 +99,23 @@ def score(restored: Restored, split: Literal["val", "test"]) -> list[str]:
     ]
 
 
-def samples(restored: Restored, count: int) -> dict[str, Tensor]:
-    """The first samples of the validation set, as one batch of its tensors."""
-    gathered: dict[str, list[Tensor]] = {}
-    have = 0
+def samples(restored: Restored, names: Sequence[str], count: int) -> tuple[Tensor, ...]:
+    """What the first samples of the validation set hold under these names, as one batch.
+
+    Fewer than ``count`` where they are ragged: a batch of another shape ends them.
+
+    Raises:
+        RunError: a batch does not hold one of them, as a tensor.
+    """
+    gathered: list[tuple[Tensor, ...]] = []
     for batch in restored.data.val_dataloader():
-        for key, value in batch.items():
-            if isinstance(value, Tensor):
-                gathered.setdefault(key, []).append(value)
-        have += len(batch["id"])
-        if have >= count:
+        missing = [name for name in names if not isinstance(batch.get(name), Tensor)]
+        if missing:
+            raise RunError(f"the deployed net takes `{missing[0]}`, the batch holds {', '.join(sorted(batch))}")
+        parts = tuple(batch[name] for name in names)
+        if gathered and [part.shape[1:] for part in parts] != [part.shape[1:] for part in gathered[0]]:
             break
-    return {key: torch.cat(parts)[:count] for key, parts in gathered.items()}
+        gathered.append(parts)
+        if sum(len(first) for first, *_ in gathered) >= count:
+            break
+    return tuple(torch.cat(column)[:count] for column in zip(*gathered, strict=True))

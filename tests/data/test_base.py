@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from kdcore.data.arrays import Columns
 from kdcore.data.base import Data, Split
+from kdcore.data.loader import EpochBatches
 from kdcore.errors import RunError
 
 
@@ -95,3 +97,35 @@ def test_an_impossible_batch_size_is_refused() -> None:
 def test_a_subclass_must_give_its_splits() -> None:
     with pytest.raises(NotImplementedError, match=r"Data does not implement split\(name\)"):
         Data(batch_size=1).val_dataloader()
+
+
+class Backwards(EpochBatches):
+    def order(self) -> torch.Tensor:
+        return super().order().flip(0)
+
+
+class InTurn(Numbers):
+    """The largest first, in training alone."""
+
+    def sampler(self, samples: Any, name: Split) -> Callable[..., EpochBatches]:
+        return Backwards if name == "train" else super().sampler(samples, name)
+
+
+def test_the_data_may_divide_an_epoch_into_batches_itself() -> None:
+    plain, turned = Numbers(batch_size=4), InTurn(batch_size=4)
+    for data in (plain, turned):
+        data.seed = 3
+    first = [row for batch in ids(plain.train_dataloader()) for row in batch]
+    assert [row for batch in ids(turned.train_dataloader()) for row in batch] == first[::-1]
+    assert ids(turned.val_dataloader()) == ids(plain.val_dataloader())
+
+
+@pytest.mark.parametrize("labels", [3, torch.tensor(3), torch.tensor([3, 4])])
+def test_labels_are_hidden_whatever_they_look_like(labels: Any) -> None:
+    hidden = Data.without_labels({"id": 1, "image": 0.5, "labels": labels})
+    assert hidden["labels"].tolist() == torch.full_like(torch.as_tensor(labels), -100).tolist()
+    assert (hidden["id"], hidden["image"]) == (1, 0.5)
+
+
+def test_samples_without_labels_get_some_that_say_so() -> None:
+    assert Data.without_labels({"id": torch.tensor([1, 2])})["labels"].tolist() == [-100, -100]

@@ -125,6 +125,35 @@ def test_each_set_is_collated_as_it_says(tmp_path: Path, as_list: bool) -> None:
     assert sorted(sums.tolist()) == [1.0] * 4 + [2.0] * 3 + [3.0] * 3
 
 
+def test_single_samples_of_both_are_collated_together() -> None:
+    """Apart, they would be padded to different lengths."""
+    data = Mix(labelled=Ragged(as_list=False), unlabelled=Ragged(as_list=True), batch_size=7)
+    data.workers = 0
+    batches = list(data.train_dataloader())
+    assert [len(batch["id"]) for batch in batches] == [7, 7, 6]
+    sums = torch.cat([batch["image"].sum(1) for batch in batches])
+    assert sorted(sums.tolist()) == [1.0] * 8 + [2.0] * 6 + [3.0] * 6
+
+
+class Transcribed(Singles):
+    """Its labels are called otherwise."""
+
+    def split(self, name: Split) -> Any:
+        return [{"id": i, "image": torch.ones(3), "tokens": torch.tensor([i, i])} for i in range(4)]
+
+    @staticmethod
+    def without_labels(batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, "tokens": torch.full_like(batch["tokens"], IGNORE)}
+
+
+def test_the_data_says_how_its_labels_are_hidden() -> None:
+    (batch,) = Mix(labelled=Transcribed(), unlabelled=Transcribed(), batch_size=8).train_dataloader()
+    assert "labels" not in batch
+    hidden = batch["id"] >= UNLABELLED_IDS
+    assert (batch["tokens"][hidden] == IGNORE).all()
+    assert (batch["tokens"][~hidden] == batch["id"][~hidden, None]).all()
+
+
 def test_validation_is_collated_as_the_labelled_say() -> None:
     data = Mix(labelled=Ragged(as_list=False), unlabelled=Singles(), batch_size=10)
     data.workers = 0

@@ -100,7 +100,7 @@ def test_every_format_answers_like_the_net(finished: Workshop, restored: Restore
     result = finished.kdcore("export", *words, "--to", tmp_path)
     assert result.code == 0, result.err
     folder = tmp_path / "teacher"
-    images = samples(restored, 32)["image"]
+    images = samples(restored, ["image"], 32)[0]
     wanted = restored.cast.task.deploy(restored.cast.module("teacher"))(images).detach()
     torch.testing.assert_close(wanted.sum(1), torch.ones(32))  # softmax is inside
     session = onnxruntime.InferenceSession(folder / "model.onnx")

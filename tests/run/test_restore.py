@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 from workshop import Workshop
 
 from kdcore.errors import RunError
@@ -148,6 +153,24 @@ def test_weights_are_read_from_where_the_run_pinned_them(workshop: Workshop, tmp
     assert workshop.kdcore("validate", *words).code == 0
 
 
+@dataclass
+class RaggedData:
+    """Recordings, as long as the longest of their batch."""
+
+    lengths: tuple[int, ...]
+
+    def val_dataloader(self) -> list[dict[str, Tensor]]:
+        return [{"audio": torch.ones(2, n), "id": torch.tensor([2 * i, 2 * i + 1])} for i, n in enumerate(self.lengths)]
+
+
+def test_samples_end_where_another_shape_begins() -> None:
+    restored: Any = SimpleNamespace(data=RaggedData((5, 5, 7, 5)))
+    audio, ids = samples(restored, ["audio", "id"], 8)
+    assert audio.shape == (4, 5)
+    assert ids.tolist() == [0, 1, 2, 3]
+    assert len(samples(restored, ["id"], 8)[0]) == 8  # what has one shape goes on
+
+
 def test_samples_are_the_first_of_the_validation_set(finished: Workshop) -> None:
     from kdcore.plugins import Plugins
     from kdcore.recipe.check import read
@@ -159,11 +182,13 @@ def test_samples_are_the_first_of_the_validation_set(finished: Workshop) -> None
         restore(recipe, plugins, finished.runs, (), print)
     recipe = read([finished.recipe], [], plugins)
     restored = restore(recipe, plugins, finished.runs, (), print)
-    batch = samples(restored, 32)
+    image, ids = samples(restored, ["image", "id"], 32)
     first = next(iter(restored.data.val_dataloader()))
-    assert batch["image"].equal(first["image"][:32])
-    assert batch["id"].equal(first["id"][:32])
-    assert len(samples(restored, 260)["id"]) == 260  # of two batches
+    assert image.equal(first["image"][:32])
+    assert ids.equal(first["id"][:32])
+    assert len(samples(restored, ["id"], 260)[0]) == 260  # of two batches
+    with pytest.raises(RunError, match=r"^the deployed net takes `audio`, the batch holds id, image, labels$"):
+        samples(restored, ["image", "audio"], 32)
     assert restored.cast.trained == {}
     assert list(restored.cast.frozen) == ["teacher", "student", "alone"]
 
