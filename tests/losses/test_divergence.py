@@ -94,3 +94,8 @@ def test_an_unknown_kind_is_refused_with_the_known_ones():
 def test_a_temperature_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="temperature=0 is not above 0"):
         Divergence(temperature=0)
+
+
+def test_an_unknown_kind():
+    with pytest.raises(ValueError, match=r"kind='kl' is no divergence known here: use one of forward_kl, reverse_kl,"):
+        Divergence(kind="kl")  # type: ignore[arg-type]

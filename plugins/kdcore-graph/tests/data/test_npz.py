@@ -99,3 +99,13 @@ def test_files_that_are_no_archive(tmp_path: Path) -> None:
     np.save(tmp_path / "bare.npy", X)
     with pytest.raises(RunError, match="holds one bare array, not the arrays of a graph"):
         Npz(path=tmp_path / "bare.npy").graph  # noqa: B018
+
+
+def test_an_array_that_is_damaged(tmp_path: Path) -> None:
+    path = written(tmp_path, edge_list())
+    content = bytearray(path.read_bytes())
+    place = content.find(b"\x93NUMPY") + 100  # inside the first array, which the archive's checksum covers
+    content[place : place + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"npz: `\w+` is damaged: "):
+        Npz(path=path).graph  # noqa: B018

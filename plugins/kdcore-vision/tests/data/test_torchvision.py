@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import Draw, write_idx
+from kdcore.data.pictures import BadSampleError
 from kdcore.errors import RunError
 
-from kdcore_vision.data.torchvision import Torchvision, targets_of
+from kdcore_vision.data.torchvision import SetShelf, Torchvision, targets_of
 
 
 @pytest.fixture
@@ -103,3 +104,25 @@ def test_targets_are_read_one_by_one_where_they_are_not_told():
 def test_targets_that_are_no_classes():
     with pytest.raises(RunError, match=r"x: gives targets of shape \(2, 2\), not one class number for each picture"):
         targets_of(Fake([[1, 0], [0, 1]]), "x")
+
+
+class Cracked:
+    """A set of torchvision's whose first picture breaks off, and whose second is none."""
+
+    def __getitem__(self, row: int) -> tuple[object, int]:
+        if row == 0:
+            raise OSError("image file is truncated\nby 3 bytes")
+        return torch.zeros(3, 4, 4), 0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (0, r"cannot be read \(OSError: image file is truncated\)$"),
+        (1, "is a Tensor, not a picture$"),
+    ],
+)
+def test_a_picture_that_the_set_cannot_give(row: int, message: str):
+    shelf = SetShelf(Cracked(), "Cracked", [0, 1], torch.zeros(2), torch.arange(2))
+    with pytest.raises(BadSampleError, match=message):
+        shelf.picture(row)
