@@ -28,6 +28,8 @@ def kdcore_register(add: Add) -> None:
     add("loss", "mse", "kdcore.losses.regression:MSE")
     add("loss", "smooth_l1", "kdcore.losses.regression:SmoothL1")
     add("loss", "cosine", "kdcore.losses.cosine:Cosine")
+    add("loss", "pkd", "kdcore.losses.pkd:Pearson")
+    add("loss", "mgd", "kdcore.losses.mgd:MaskedGenerative")
 
     add("projector", "linear", "kdcore.projectors:linear")
     add("projector", "conv1x1", "kdcore.projectors:conv1x1")

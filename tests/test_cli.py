@@ -184,20 +184,24 @@ def test_a_folder_for_runs_that_cannot_be_made(workshop: Workshop) -> None:
 # ---- plugins
 
 
-def test_a_missing_plugin_exits_with_3_and_names_the_package(workshop: Workshop) -> None:
-    result = workshop.kdcore("check", "losses.kd={use: detection.fgd}")
+def test_a_missing_plugin_exits_with_3_and_names_the_package(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # all that there are may be installed here
+    monkeypatch.setattr("kdcore.plugins.FIRST_PARTY", ("unwritten",))
+    result = workshop.kdcore("check", "losses.kd={use: unwritten.fgd}")
     assert result.code == 3
-    assert "losses.kd.use: no plugin `detection` is installed\n    pip install kdcore-detection" in result.err
+    assert "losses.kd.use: no plugin `unwritten` is installed\n    pip install kdcore-unwritten" in result.err
     # with a mistake of the recipe beside it, the recipe comes first
-    both = workshop.kdcore("check", "losses.kd={use: detection.fgd}", "seed=-1")
+    both = workshop.kdcore("check", "losses.kd={use: unwritten.fgd}", "seed=-1")
     assert both.code == 2
-    assert "no plugin `detection` is installed" in both.err
+    assert "no plugin `unwritten` is installed" in both.err
 
 
 def test_a_required_package_that_is_missing_exits_with_3(workshop: Workshop) -> None:
-    result = workshop.kdcore("fit", "requires=[kdcore-detection>=9]")
+    result = workshop.kdcore("fit", "requires=[kdcore-unwritten>=9]")
     assert result.code == 3
-    assert "requires.0: the recipe requires `kdcore-detection>=9`, which is not installed" in result.err
+    assert "requires.0: the recipe requires `kdcore-unwritten>=9`, which is not installed" in result.err
     assert not workshop.runs.exists()
 
 
@@ -238,7 +242,7 @@ def test_a_local_name_without_a_file(workshop: Workshop) -> None:
 def test_plugins_lists_components_for_people_and_machines(workshop: Workshop) -> None:
     file = workshop.write("mine.py", STOP)
     shown = in_process("plugins", "--plugin", file).out
-    assert "    loss       cosine, cross_entropy, divergence, kl, mse, smooth_l1" in shown
+    assert "    loss       cosine, cross_entropy, divergence, kl, mgd, mse, pkd, smooth_l1" in shown
     described = {plugin["name"]: plugin for plugin in json.loads(in_process("plugins", "--json", "--plugin", file).out)}
     assert described["local"]["components"] == {"callback": ["local.stop"]}
     assert described["kdcore"]["status"] == "ok"

@@ -143,7 +143,7 @@ def test_the_example_plugin_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     factory.forget()
     assert isinstance(found, Component), found
-    assert found.target == "kdcore_detection.losses.fgd:FGD"
+    assert found.target == "kdcore_detection.losses.fgd:FocalGlobal"
 
 
 def test_the_example_of_a_verb_works(

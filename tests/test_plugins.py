@@ -236,12 +236,12 @@ class TestRequires:
                 ],
             ),
             (
-                "kdcore-speech",
-                ["the recipe requires `kdcore-speech`, which is not installed\n    pip install 'kdcore-speech'"],
+                "kdcore-unwritten",
+                ["the recipe requires `kdcore-unwritten`, which is not installed\n    pip install 'kdcore-unwritten'"],
             ),
             (
-                "kdcore-speech @ https://example.org/x.whl",
-                ["the recipe requires `kdcore-speech`, which is not installed\n    pip install 'kdcore-speech'"],
+                "kdcore-unwritten @ https://example.org/x.whl",
+                ["the recipe requires `kdcore-unwritten`, which is not installed\n    pip install 'kdcore-unwritten'"],
             ),
             (
                 "kdcore>>1",

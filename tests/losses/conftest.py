@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from kdcore.losses.base import Loss
+from kdcore.losses.base import Loss, Total
 from kdcore.losses.cosine import Cosine
 from kdcore.losses.cross_entropy import CrossEntropy
 from kdcore.losses.divergence import Divergence
@@ -28,7 +30,7 @@ MADE = {
     "l1": lambda: SmoothL1(beta=0.0),
     "cosine": Cosine,
 }
-"""Every loss of the core, in each of its forms."""
+"""Every loss of the core that takes logits, in each of its forms."""
 
 
 @pytest.fixture(params=MADE)
@@ -67,3 +69,28 @@ def labels() -> Tensor:
 def mask() -> Tensor:
     """(N, T), ragged: 2, 5, 0 and 4 positions."""
     return torch.arange(5) < torch.tensor([[2], [5], [0], [4]])
+
+
+@pytest.fixture
+def run() -> Callable[[Loss, Tensor, Tensor], Total]:
+    """Calls a loss with maps, and insists on the contract of its total."""
+
+    def call(loss: Loss, student: Tensor, teacher: Tensor) -> Total:
+        total = loss({loss.signal: student}, {loss.signal: teacher}, {})
+        assert isinstance(total, Total)
+        assert (total.sum.dtype, total.count.dtype) == (torch.float32, torch.int64)
+        assert total.sum.shape == total.count.shape == ()
+        return total
+
+    return call
+
+
+@pytest.fixture
+def student_map() -> Tensor:
+    """(N, C, H, W) = (3, 5, 4, 6)."""
+    return 2 * torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def teacher_map() -> Tensor:
+    return 2 * torch.randn(3, 5, 4, 6, generator=torch.Generator().manual_seed(2))

@@ -14,6 +14,8 @@ from kdcore.losses.cosine import Cosine
 from kdcore.losses.cross_entropy import CrossEntropy
 from kdcore.losses.divergence import Divergence
 from kdcore.losses.kl import KL
+from kdcore.losses.mgd import MaskedGenerative
+from kdcore.losses.pkd import Pearson
 from kdcore.losses.regression import MSE, SmoothL1
 from kdcore.plugins import Plugins
 from kdcore.testing import check_loss, samples
@@ -35,6 +37,14 @@ MADE: dict[str, Callable[[], Loss]] = {
     "cosine": Cosine,
 }
 DOMAINS = {"maps": samples.maps, "tokens": samples.tokens}
+WHOLE = dict.fromkeys(("mask", "padding"), "the whole map is compared: its docstring says that the mask is not read")
+DRAWN = dict.fromkeys(("order", "additive"), "what is hidden is drawn for each place in the batch")
+FEATURES: dict[str, tuple[Callable[[], Loss], dict[str, str], tuple[int, int]]] = {
+    "pkd": (Pearson, WHOLE, (4, 4)),
+    "mgd": (MaskedGenerative, {**WHOLE, **DRAWN}, (3, 7)),
+    "mgd: nothing is hidden": (lambda: MaskedGenerative(ratio=0.0), WHOLE, (3, 7)),
+}
+"""Those that take maps of features: what does not apply to them, and the channels of student and teacher."""
 
 
 def skipped(name: str) -> dict[str, str]:
@@ -48,14 +58,28 @@ def test_every_loss_of_the_core_keeps_its_promises(name: str, domain: str):
     check_loss(MADE[name], **DOMAINS[domain](), skip=skipped(name))
 
 
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_loss_over_features_keeps_its_promises(name: str):
+    make, skip, channels = FEATURES[name]
+    given = samples.maps(signal="feature", channels=channels)
+    check_loss(make, **given, skip={**skip, "compile": "takes long, and is tested below"})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MADE)
 def test_every_loss_of_the_core_compiles(name: str):
     check_loss(MADE[name], **samples.tokens(), only=["compile"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_loss_over_features_compiles(name: str):
+    make, _, channels = FEATURES[name]
+    check_loss(make, **samples.maps(signal="feature", channels=channels), only=["compile"])
+
+
 def test_none_of_the_core_s_losses_is_forgotten():
-    known = {type(make()) for make in MADE.values()}
+    known = {type(make()) for make in (*MADE.values(), *(make for make, *_ in FEATURES.values()))}
     registered = {c.load() for c in Plugins().registry if c.kind == "loss"}
     assert known == registered
 

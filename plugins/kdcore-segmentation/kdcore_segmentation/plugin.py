@@ -42,7 +42,6 @@ def kdcore_register(add: Add) -> None:
     add("loss", "ifvd", "kdcore_segmentation.losses.ifvd:IntraClassVariation")
     add("loss", "cirkd", "kdcore_segmentation.losses.cirkd:CrossImage")
     add("loss", "cirkd_memory", "kdcore_segmentation.losses.cirkd:CrossImageMemory")
-    add("loss", "mgd", "kdcore_segmentation.losses.mgd:MaskedGenerative")
     add("loss", "pea", "kdcore_segmentation.losses.transkd:PatchEmbeddingAlignment")
     add("loss", "csf", "kdcore_segmentation.losses.transkd:CrossSelectiveFusion")
     add("loss", "collaboration_pixel", "kdcore_segmentation.losses.collaboration:SelectivePixels")

@@ -58,7 +58,7 @@ def test_everything_it_adds():
         "prepare": ["labelled"],
         "metric": ["iou", "miou", "pixel_accuracy"],
         "loss": [
-            "cirkd", "cirkd_memory", "collaboration_pixel", "collaboration_region", "csf", "cwd", "ifvd", "mgd", "pea",
+            "cirkd", "cirkd_memory", "collaboration_pixel", "collaboration_region", "csf", "cwd", "ifvd", "pea",
             "perceptual", "skd",
         ],
     }  # fmt: skip

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from kdcore.losses import functional
 from kdcore.losses.base import Loss, Total, check_temperature, total_of
 from kdcore.losses.functional import upcast
+from kdcore.losses.maps import check_maps, through, unit
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kdcore_segmentation.losses.class_queue import ClassQueue
-from kdcore_segmentation.losses.maps import check_maps, labels_at, through, unit
+from kdcore_segmentation.losses.maps import labels_at
 
 
 class CrossImage(Loss):

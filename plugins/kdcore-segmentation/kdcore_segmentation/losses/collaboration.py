@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from kdcore.losses import functional
 from kdcore.losses.base import Loss, Total, check_temperature
+from kdcore.losses.maps import check_maps
 from kdcore.schedules import Scheduled
 from kdcore.signals import IGNORE, Batch, Signals
 from torch import Tensor
 
-from kdcore_segmentation.losses.maps import check_maps, labels_at
+from kdcore_segmentation.losses.maps import labels_at
 
 WORST = 1e4
 """Cross-entropy of a pixel whose net is as wrong as can be."""

@@ -8,11 +8,12 @@ import torch
 from kdcore.losses import functional
 from kdcore.losses.base import Loss, Total, check_temperature, total_of
 from kdcore.losses.functional import upcast
+from kdcore.losses.maps import check_maps
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 from torch import Tensor
 
-from kdcore_segmentation.losses.maps import check_maps, mask_at
+from kdcore_segmentation.losses.maps import mask_at
 
 CHUNK = 2**19
 """Elements that are worked on at a time, so that a large map needs no copies of itself."""

@@ -8,10 +8,11 @@ import torch
 from kdcore.losses import functional
 from kdcore.losses.base import Loss, Total
 from kdcore.losses.functional import upcast
+from kdcore.losses.maps import check_maps
 from kdcore.signals import Batch, Signals
 from torch import Tensor
 
-from kdcore_segmentation.losses.maps import check_maps, labels_at
+from kdcore_segmentation.losses.maps import labels_at
 
 
 class IntraClassVariation(Loss):

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from kdcore.losses.base import Loss, Total, total_of
 from kdcore.losses.functional import upcast
+from kdcore.losses.maps import check_maps
 from kdcore.signals import Batch, Signals
 from kdcore.taps import Taps
 from torch import Tensor, nn
-
-from kdcore_segmentation.losses.maps import check_maps
 
 
 class Perceptual(Loss):

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from kdcore.losses.base import Loss, Total, total_of
 from kdcore.losses.functional import upcast
+from kdcore.losses.maps import check_maps, unit
 from kdcore.signals import Batch, Signals
 from torch import Tensor
-
-from kdcore_segmentation.losses.maps import check_maps, unit
 
 
 class PairWise(Loss):

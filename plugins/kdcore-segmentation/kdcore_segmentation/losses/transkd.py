@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from kdcore.losses.base import Loss, Total, total_of
 from kdcore.losses.functional import upcast
+from kdcore.losses.maps import check_maps, through
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
-
-from kdcore_segmentation.losses.maps import check_maps, through
 
 LEVELS = (4, 2, 1)
 """Sides to which maps are averaged for the hierarchical distance."""

@@ -16,7 +16,6 @@ from kdcore_segmentation.losses.cirkd import CrossImage, CrossImageMemory
 from kdcore_segmentation.losses.collaboration import SelectivePixels, SelectiveRegions
 from kdcore_segmentation.losses.cwd import ChannelWise
 from kdcore_segmentation.losses.ifvd import IntraClassVariation
-from kdcore_segmentation.losses.mgd import MaskedGenerative
 from kdcore_segmentation.losses.perceptual import Perceptual
 from kdcore_segmentation.losses.skd import PairWise
 from kdcore_segmentation.losses.transkd import CrossSelectiveFusion, PatchEmbeddingAlignment
@@ -28,10 +27,6 @@ COARSE = samples.maps(signal="feature", channels=(4, 4), size=(3, 4))
 WHOLE = {
     "mask": "the whole map is compared: its docstring says that the mask is not read",
     "padding": "the whole map is compared: its docstring says that the mask is not read",
-}
-DRAWN = {
-    "order": "what is hidden is drawn for each place in the batch",
-    "additive": "what is hidden is drawn for each place in the batch",
 }
 
 
@@ -82,8 +77,6 @@ CASES: dict[str, tuple[Callable[[], Loss], dict[str, Any]]] = {
             },
         },
     ),
-    "mgd": (MaskedGenerative, {**FEATURES, "skip": {**WHOLE, **DRAWN}}),
-    "mgd: nothing is hidden": (partial(MaskedGenerative, ratio=0.0), {**FEATURES, "skip": WHOLE}),
     "pea": (
         partial(PatchEmbeddingAlignment, weights=(0.5, 1.0)),
         stages((4, 6), (5, 7), (16,), (4,), axis=-1),

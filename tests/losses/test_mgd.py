@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdcore_segmentation.losses.mgd import MaskedGenerative
+from kdcore.losses.mgd import MaskedGenerative
 
 
 def made(student: Tensor, teacher: Tensor, ratio: float = 0.75) -> MaskedGenerative:
@@ -37,20 +37,20 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-def test_the_value_is_that_of_the_definition(run, student: Tensor, teacher: Tensor):
-    loss = made(student, teacher[:, :3])
+def test_the_value_is_that_of_the_definition(run, student_map: Tensor, teacher_map: Tensor):
+    loss = made(student_map, teacher_map[:, :3])
     torch.manual_seed(5)
-    total = run(loss, student, teacher[:, :3])
+    total = run(loss, student_map, teacher_map[:, :3])
     torch.manual_seed(5)
     kept = torch.rand(3, 1, 4, 6) >= 0.75
     first, _, last = loss.generator.double()  # type: ignore[misc]
     align = loss.align.double()
     truth = 0.0
     for n in range(3):
-        aligned = torch.einsum("dc,chw->dhw", align.weight[:, :, 0, 0], student[n].double())
+        aligned = torch.einsum("dc,chw->dhw", align.weight[:, :, 0, 0], student_map[n].double())
         visible = (aligned + align.bias.view(-1, 1, 1)) * kept[n]
         generated = convolved(convolved(visible, first.weight, first.bias).clamp(min=0), last.weight, last.bias)
-        truth += ((generated - teacher[n, :3].double()) ** 2).sum().item()
+        truth += ((generated - teacher_map[n, :3].double()) ** 2).sum().item()
     assert total.sum.item() == pytest.approx(truth, rel=1e-5)
     assert total.count.item() == 3
 
@@ -90,18 +90,18 @@ def test_hidden_positions_get_no_gradient_of_the_student(run):
     assert torch.equal(student.grad != 0, kept.expand(1, 2, 8, 8))
 
 
-def test_the_mask_follows_torchs_generator_and_differs_from_step_to_step(run, student: Tensor, teacher: Tensor):
-    loss = made(student, teacher)
+def test_the_mask_follows_torchs_generator_and_differs_from_step_to_step(run, student_map: Tensor, teacher_map: Tensor):
+    loss = made(student_map, teacher_map)
     torch.manual_seed(0)
-    first, second = run(loss, student, teacher).sum, run(loss, student, teacher).sum
+    first, second = run(loss, student_map, teacher_map).sum, run(loss, student_map, teacher_map).sum
     torch.manual_seed(0)
-    assert run(loss, student, teacher).sum == first
+    assert run(loss, student_map, teacher_map).sum == first
     assert first != second
 
 
-def test_generator_and_alignment_learn_and_the_teacher_does_not(run, student: Tensor, teacher: Tensor):
-    leaf, like = student.requires_grad_(), torch.randn(3, 7, 4, 6)
-    loss = made(student, like)
+def test_generator_and_alignment_learn_and_the_teacher_does_not(run, student_map: Tensor, teacher_map: Tensor):
+    leaf, like = student_map.requires_grad_(), torch.randn(3, 7, 4, 6)
+    loss = made(student_map, like)
     assert {name for name, _ in loss.named_parameters()} == {
         *("align.weight", "align.bias"),
         *("generator.0.weight", "generator.0.bias", "generator.2.weight", "generator.2.bias"),
@@ -113,14 +113,14 @@ def test_generator_and_alignment_learn_and_the_teacher_does_not(run, student: Te
     assert like.grad is None
 
 
-def test_equal_channels_need_no_alignment(student: Tensor, teacher: Tensor):
-    assert not list(made(student, teacher).align.parameters())
+def test_equal_channels_need_no_alignment(student_map: Tensor, teacher_map: Tensor):
+    assert not list(made(student_map, teacher_map).align.parameters())
 
 
-def test_a_run_all_in_half_precision_gives_nearly_the_same(run, student: Tensor, teacher: Tensor):
-    loss = made(student, teacher[:, :3], ratio=0.0)
-    exact = run(loss, student, teacher[:, :3]).sum.item()
-    half = run(loss.bfloat16(), student.bfloat16(), teacher[:, :3].bfloat16())
+def test_a_run_all_in_half_precision_gives_nearly_the_same(run, student_map: Tensor, teacher_map: Tensor):
+    loss = made(student_map, teacher_map[:, :3], ratio=0.0)
+    exact = run(loss, student_map, teacher_map[:, :3]).sum.item()
+    half = run(loss.bfloat16(), student_map.bfloat16(), teacher_map[:, :3].bfloat16())
     assert half.sum.item() == pytest.approx(exact, rel=0.05)
 
 
@@ -131,6 +131,6 @@ def test_a_ratio_that_is_no_share_is_refused(ratio: float):
         MaskedGenerative(ratio=ratio)
 
 
-def test_other_sizes_are_refused_from_the_start(student: Tensor, teacher: Tensor):
+def test_other_sizes_are_refused_from_the_start(student_map: Tensor, teacher_map: Tensor):
     with pytest.raises(ValueError, match=re.escape("`resize: student` or `resize: teacher`")):
-        made(student, teacher[..., :3])
+        made(student_map, teacher_map[..., :3])

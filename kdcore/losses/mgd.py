@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from kdcore.losses.base import Loss, Total, total_of
-from kdcore.losses.functional import upcast
-from kdcore.signals import Batch, Signals
 from torch import nn
 
-from kdcore_segmentation.losses.maps import check_maps, through
+from kdcore.losses.base import Loss, Total, total_of
+from kdcore.losses.functional import upcast
+from kdcore.losses.maps import check_maps, through
+from kdcore.signals import Batch, Signals
 
 
 class MaskedGenerative(Loss):
@@ -24,14 +24,15 @@ class MaskedGenerative(Loss):
     a 1 x 1 convolution (``align``) takes the student's to the teacher's; a tap's ``project`` makes it unnecessary.
 
     **Reduction**: ``count`` is the number of samples N. All elements of a map are *added*, as in the paper, so the
-    value is large and ``weight`` small: 2e-5 in the paper's segmentation. The batch's ``mask`` and ``weight`` are
-    not read.
+    value is large and ``weight`` small: 2e-5 in the paper's segmentation and detection. The batch's ``mask`` and
+    ``weight`` are not read.
 
     The random numbers come from torch's own generator on the map's device. ``align`` and ``generator`` train with the
     student and are not exported.
 
     Args:
-        ratio: share of the positions that is hidden, in [0, 1); 0.75 as in the paper's segmentation.
+        ratio: share of the positions that is hidden, in [0, 1); 0.75 as in the paper's segmentation, which takes 0.65
+            for detection.
 
     Raises:
         ValueError: ``ratio`` is not in [0, 1); the signals are no maps, or of other samples or spatial sizes.
