@@ -1,0 +1,186 @@
+"""Cross-head distillation: the teacher's head finishes what the student's has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from kdcore.losses.base import Loss, Total
+from kdcore.losses.functional import upcast
+from kdcore.losses.maps import through
+from kdcore.signals import Batch, Signals
+from torch import Tensor, nn
+
+from kdcore_detection.boxes import giou
+from kdcore_detection.losses.focal import quality_focal
+from kdcore_detection.losses.ld import edge_divergence
+from kdcore_detection.losses.positions import check_positions, seen
+from kdcore_detection.models.dense import Dense
+
+
+class CrossHead(Loss):
+    """Maps from inside the student's head go through the rest of the teacher's: what its subclasses share.
+
+    The gradient passes through the frozen head to the student, whose own last layers are left to the annotations.
+    """
+
+    signal: ClassVar[str] = "feature"
+    joint: ClassVar[bool] = True
+    branch: ClassVar[Literal["class", "box"]]
+
+    align: nn.Module
+
+    def __init__(self, *, layer: int = 3) -> None:
+        super().__init__()
+        if layer < 0:
+            raise ValueError(
+                f"layer={layer} is below 0: it is the number of blocks that the student's maps have passed"
+            )
+        self.layer = layer
+        # in a tuple: a frozen net is no part of this loss, is not stored with it and not put into train mode
+        self._teacher: tuple[Dense, ...] = ()
+
+    def setup(
+        self, example: Mapping[str, Signals], facts: Mapping[str, int], models: Callable[[str], nn.Module]
+    ) -> None:
+        teacher = models("teacher")
+        if not isinstance(teacher, Dense):
+            raise ValueError(
+                f"the teacher is a {type(teacher).__name__}, and only the head of a dense detector of this plugin "
+                "(fcos, retinanet, gfl) goes on with another net's maps"
+            )
+        blocks = len(teacher.head_maps[self.branch])
+        if self.layer > blocks:
+            raise ValueError(f"layer={self.layer}: the teacher's {self.branch} tower has {blocks} blocks")
+        ours, theirs = student_maps(example["student"])[0].shape[1], width_of(teacher.head)
+        self.align = nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
+        self._teacher = (teacher,)
+
+    def close(self) -> None:
+        self._teacher = ()
+
+    def crossed(self, student: Signals) -> Tensor:
+        """(N, A, ...): what the teacher's head makes of the student's maps."""
+        (teacher,) = self._teacher
+        dtype = next(teacher.head.parameters()).dtype  # which the recipe may have narrowed
+        maps = [through(self.align, one).to(dtype) for one in student_maps(student)]
+        return upcast(teacher.finish(self.branch, self.layer, maps))
+
+
+def student_maps(student: Signals) -> list[Tensor]:
+    """One of each level, in order."""
+    return [student[f"feature@{i}"] for i in range(sum(name.startswith("feature@") for name in student))]
+
+
+def width_of(head: nn.Module) -> int:
+    """The channels of the maps that a head takes, which all blocks of its towers keep."""
+    return next(part.in_channels for part in head.modules() if isinstance(part, nn.Conv2d))
+
+
+class CrossHeadClasses(CrossHead):
+    """``sum_ic |p_ic - p'_ic| BCE(p_ic, p'_ic)``, p what the teacher's class head makes of the student's maps.
+
+    p' are the teacher's own probabilities. The maps come from inside the student's class tower; the last layers of the
+    student's head learn from annotations alone, and so are not told two things at once.
+
+    **Shape**: the student's ``feature``, bound with ``at:`` to a tap at the end of block ``layer`` of its class tower,
+    which has an activation (N, C, H, W) for each level. The teacher's ``logits`` (N, A, classes). Where channels
+    differ, one 1 x 1 convolution (``align``) for all levels takes the student's to the teacher's; it is not exported.
+
+    **Reduction**: ``count`` is the number of positions at which the teacher gives a class more than 0.05. The batch is
+    not read: images whose boxes nobody knows are distilled like all others.
+
+    Args:
+        layer: blocks that the student's maps have passed, and the teacher's leaves out; 3 of 4 as in the paper.
+
+    Raises:
+        ValueError: ``layer`` is below 0 or beyond the teacher's tower; the teacher is no dense detector of this plugin;
+            the two nets have other positions (strides, levels or anchors), or other classes.
+
+    **Paper**: Wang et al., CrossKD: Cross-Head Knowledge Distillation for Object Detection, CVPR 2024
+    (arXiv 2306.11369).
+    **Deviation**: divided by the positions where the teacher sees an object.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"student.feature", "teacher.logits"})
+    branch: ClassVar[Literal["class", "box"]] = "class"
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
+        crossed = self.crossed(student)
+        check_positions(crossed, teacher["logits"], "logits")
+        terms = quality_focal(crossed, upcast(teacher["logits"]).sigmoid(), beta=1.0)
+        return Total(terms.sum().float(), seen(teacher["logits"]))
+
+
+class CrossHeadBoxes(CrossHead):
+    """``1 - GIoU(b, b')`` at assigned positions, b the boxes that the teacher's box head makes of the student's maps.
+
+    b' are the teacher's own boxes. See ``crosskd``, which does the same for classes.
+
+    **Shape**: the student's ``feature``, bound with ``at:`` to a tap at the end of block ``layer`` of its box tower,
+    which has an activation (N, C, H, W) for each level, and its ``assigned`` (N, A). The teacher's ``boxes`` (N, A, 4)
+    and ``anchors`` (N, A, 4). Where channels differ, one 1 x 1 convolution (``align``) for all levels takes the
+    student's to the teacher's; it is not exported.
+
+    **Reduction**: ``count`` is the number of positions that are assigned to a box: an image whose boxes are not known
+    has none.
+
+    Args:
+        layer: blocks that the student's maps have passed, and the teacher's leaves out; 3 of 4 as in the paper.
+
+    Raises:
+        ValueError: ``layer`` is below 0 or beyond the teacher's tower; the teacher is no dense detector of this plugin;
+            the two nets have other positions (strides, levels or anchors).
+
+    **Paper**: Wang et al., CrossKD: Cross-Head Knowledge Distillation for Object Detection, CVPR 2024
+    (arXiv 2306.11369).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"student.feature", "student.assigned", "teacher.boxes", "teacher.anchors"}
+    )
+    branch: ClassVar[Literal["class", "box"]] = "box"
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
+        crossed, (net,) = self.crossed(student), self._teacher
+        check_positions(crossed.flatten(2)[..., :4], teacher["boxes"], "boxes")  # a distribution has more than four
+        at = student["assigned"] >= 0
+        apart = 1 - giou(net.decode(crossed, teacher["anchors"]), teacher["boxes"])
+        return Total(torch.where(at, apart, 0.0).sum().float(), at.sum())
+
+
+class CrossHeadDistribution(CrossHead):
+    """``1 / B KL(softmax(d') || softmax(d))`` of each edge's B bins, mean over edges and assigned positions.
+
+    d is what the teacher's box head makes of the student's maps, d' its own. See ``crosskd``, which does the same for
+    classes. In place of ``crosskd_boxes`` where the teacher is a ``detection.gfl``.
+
+    **Shape**: the student's ``feature``, bound with ``at:`` to a tap at the end of block ``layer`` of its box tower,
+    which has an activation (N, C, H, W) for each level, and its ``assigned`` (N, A). The teacher's ``distribution``
+    (N, A, 4, B). Where channels differ, one 1 x 1 convolution (``align``) for all levels takes the student's to the
+    teacher's; it is not exported.
+
+    **Reduction**: ``count`` is the number of positions that are assigned to a box: an image whose boxes are not known
+    has none. Edges and bins are averaged. The weight is 4 in the authors' experiments.
+
+    Args:
+        layer: blocks that the student's maps have passed, and the teacher's leaves out; 3 of 4 as in the paper.
+
+    Raises:
+        ValueError: ``layer`` is below 0 or beyond the teacher's tower; the teacher is no dense detector of this plugin;
+            the two nets have other positions (strides, levels or anchors) or bins.
+
+    **Paper**: Wang et al., CrossKD: Cross-Head Knowledge Distillation for Object Detection, CVPR 2024
+    (arXiv 2306.11369).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"student.feature", "student.assigned", "teacher.distribution"})
+    branch: ClassVar[Literal["class", "box"]] = "box"
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
+        crossed = self.crossed(student)
+        check_positions(crossed, teacher["distribution"], "distribution")
+        at = student["assigned"] >= 0
+        terms = edge_divergence(crossed, teacher["distribution"], 1.0).mean(-1)
+        return Total(torch.where(at, terms, 0.0).sum().float(), at.sum())

@@ -1,0 +1,120 @@
+"""Which query answers for which box: what a pair costs, and the cheapest pairs."""
+
+from __future__ import annotations
+
+import torch
+from kdcore.signals import Batch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from kdcore_detection.assign import settle
+from kdcore_detection.boxes import centre, giou, is_object
+
+ALPHA, GAMMA = 0.25, 2.0
+"""Of the focal cost, as in Deformable DETR and RT-DETR."""
+TINY = 1e-8
+"""Keeps the focal cost's logarithms finite."""
+
+
+def relative(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels to (centre x, centre y, width, height) as shares of an image of this height and width: (..., 4)."""
+    height, width = size
+    x, y = centre(boxes)
+    w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    return torch.stack([x / width, y / height, w / width, h / height], -1)
+
+
+def softmax_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """``-p(label)``, no-object among the classes: (N, Q, C + 1), (N, M) -> (N, Q, M).
+
+    **Paper**: Carion et al., DETR, 2020 (arXiv 2005.12872), section 3.1.
+    """
+    return -_at(logits.float().softmax(-1), labels)
+
+
+def focal_cost(logits: Tensor, labels: Tensor) -> Tensor:
+    """What the focal loss would be with the label less what it would be without: (N, Q, C), (N, M) -> (N, Q, M).
+
+    **Paper**: Zhu et al., Deformable DETR, 2020 (arXiv 2010.04159), appendix A.4, which takes focal loss to DETR.
+    """
+    p = _at(logits.float().sigmoid(), labels)
+    with_label = ALPHA * (1 - p).pow(GAMMA) * -(p + TINY).log()
+    without = (1 - ALPHA) * p.pow(GAMMA) * -(1 - p + TINY).log()
+    return with_label - without
+
+
+def _at(scores: Tensor, labels: Tensor) -> Tensor:
+    """The scores of each target's class; padding (-100) reads class 0, and is left out of the matching."""
+    index = labels.clamp(min=0).unsqueeze(1).expand(-1, scores.shape[1], -1)
+    return scores.gather(-1, index)
+
+
+def box_cost(boxes: Tensor, targets: Tensor, size: tuple[int, int], *, l1: float, giou_weight: float) -> Tensor:
+    """``l1 * |b - t|_1 - giou_weight * GIoU(b, t)``, the first of relative boxes: (N, Q, 4), (N, M, 4) -> (N, Q, M)."""
+    apart = torch.cdist(relative(boxes.float(), size), relative(targets.float(), size), p=1.0)
+    return l1 * apart - giou_weight * giou(boxes.unsqueeze(2), targets.unsqueeze(1))
+
+
+@torch.no_grad()
+def match_objects(
+    logits: Tensor, boxes: Tensor, batch: Batch, *, softmax: bool, l1: float, giou_weight: float
+) -> Tensor:
+    """The object that each query of each layer is to find, as ``assign`` of a dense detector says it.
+
+    Args:
+        logits: (N, L, Q, .).
+        boxes: (N, L, Q, 4).
+        batch: ``image`` for its size, ``boxes``, ``box_labels``, and what says that some are ignored or not known.
+        softmax: the last class is no-object; else each class has a probability of its own.
+        l1: weight of the distance of relative boxes.
+        giou_weight: weight of the generalised intersection over union.
+
+    Returns:
+        int64 (N, L, Q): index of a box, -1 for none, -2 for a query that has no term: the middle of its box lies in an
+        ignored box, or the image's boxes are not known.
+    """
+    layers, queries = logits.shape[1:3]
+    flat_logits, flat_boxes = logits.flatten(1, 2), boxes.flatten(1, 2)
+    of_class = (softmax_cost if softmax else focal_cost)(flat_logits, batch["box_labels"])
+    size = batch["image"].shape[-2:]
+    cost = CLASS_COST[softmax] * of_class + box_cost(flat_boxes, batch["boxes"], size, l1=l1, giou_weight=giou_weight)
+    found: Tensor = match(cost.view(len(cost), layers, queries, -1), is_object(batch))
+    return settle(found.flatten(1), flat_boxes.unsqueeze(1), batch).view(found.shape)
+
+
+CLASS_COST = {True: 1.0, False: 2.0}
+"""Weight of the class, with softmax as in DETR, with sigmoids as in Deformable DETR and RT-DETR."""
+
+
+@torch.library.custom_op("kdcore_detection::match", mutates_args=())
+def match(cost: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
+    """The pairs of least total cost, by the Hungarian method on the host.
+
+    One transfer to the host and one back, whatever number of matrices: call it once with all decoder layers. It is an
+    operator of its own, so that a compiled step goes around it.
+
+    Args:
+        cost: float (N, L, Q, M). What is no number costs more than all else.
+        is_target: bool (N, M); the others are matched with nobody.
+
+    Returns:
+        int64 (N, L, Q): the target of each query, -1 for none. Of more targets than queries some have none.
+    """
+    known = cost.float().nan_to_num(nan=DEAR, posinf=DEAR, neginf=-DEAR).clamp(-DEAR, DEAR)
+    host = known.masked_fill(~is_target[:, None, None, :], torch.inf).cpu().numpy()
+    found = torch.full(cost.shape[:3], -1, dtype=torch.int64)
+    for n, layers in enumerate(host):
+        columns = (layers[0, 0] != torch.inf).nonzero()[0]
+        for layer, costs in enumerate(layers):
+            rows, chosen = linear_sum_assignment(costs[:, columns])
+            found[n, layer, torch.from_numpy(rows)] = torch.from_numpy(columns[chosen])
+    return found.to(cost.device)
+
+
+DEAR = 1e12
+"""A cost above any real one, which float32 still tells apart from infinity."""
+
+
+@match.register_fake
+def _(cost: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
+    return cost.new_empty(cost.shape[:3], dtype=torch.int64)

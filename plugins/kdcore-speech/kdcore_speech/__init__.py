@@ -1,0 +1,1 @@
+"""Speech for kdcore: recognition, tagging, and their distillers."""

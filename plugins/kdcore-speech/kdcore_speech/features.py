@@ -1,0 +1,122 @@
+"""Log-mel features in torch: differentiable, batched, on any device, and exportable (no complex numbers, no FFT)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from kdcore_speech.frames import Count, ceil_div, frame_mask
+
+RANGE = 8.0
+"""How many powers of ten below its loudest value a sample's features reach; what is softer counts as that."""
+
+FLOOR = 1e-10
+"""Least energy of a band, whose logarithm would have no end."""
+
+LINEAR_BELOW, MELS_PER_HERTZ, MEL_STEP = 1000.0, 3.0 / 200.0, math.log(6.4) / 27.0
+"""Slaney's mel scale: linear up to 1000 Hz (15 mels), then 27 mels for each factor of 6.4."""
+
+
+class LogMel(nn.Module):
+    """``max(log10 mel, max - 8) / 4 + 1`` of each sample: the features that Whisper is given.
+
+    A frame is a window around every ``hop`` samples, of Hann's shape; its power spectrum is computed by two matrix
+    products. Behind its end a sample is silent; before its beginning it is mirrored, as far as half a window. Frames
+    behind the end are 0. Everything is computed in float32, whatever surrounds it.
+
+    Shape: (N, S), int64 (N,) -> (N, T, mels), int64 (N,), where T is ``frames(S)``.
+
+    Args:
+        sample_rate: of the waveform in Hz.
+        mels: bands, equally wide on Slaney's mel scale from 0 Hz to half the sample rate, of equal area.
+        window: seconds; an even number of samples results.
+        hop: seconds from one frame to the next.
+
+    Raises:
+        ValueError: a value is not above 0, or so many bands that some hold no frequency.
+
+    **Paper**: Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, 2022 (arXiv 2212.04356),
+    section 2.2. **Deviation**: theirs always hears 30 seconds, which makes no difference to the frames that count, and
+    mirrors a sample's end where it fills those 30 seconds.
+    """
+
+    basis: Tensor
+    bands: Tensor
+
+    def __init__(self, *, sample_rate: int, mels: int = 40, window: float = 0.025, hop: float = 0.010) -> None:
+        super().__init__()
+        self.half = round(sample_rate * window / 2)
+        self.hop = round(sample_rate * hop)
+        self.mels = mels
+        for name, value in (("sample_rate", sample_rate), ("mels", mels), ("window", self.half), ("hop", self.hop)):
+            if not value > 0:
+                raise ValueError(f"{name} is too small: half a window is {self.half} samples, a hop {self.hop}")
+        bands = mel_bands(mels, self.half + 1, sample_rate)
+        empty = int((bands.sum(0) == 0).sum())
+        if empty:
+            raise ValueError(
+                f"mels={mels}: {empty} of these bands hold no frequency of a window of {2 * self.half} samples at "
+                f"{sample_rate} Hz: set fewer `mels`, or a longer `window`"
+            )
+        self.register_buffer("basis", fourier_basis(2 * self.half), persistent=False)
+        self.register_buffer("bands", bands, persistent=False)
+
+    def frames(self, samples: Count) -> Count:
+        """How many frames so many samples give."""
+        return ceil_div(samples, self.hop)
+
+    def forward(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(audio.device.type, enabled=False):
+            return self._features(audio.float(), audio_lengths)
+
+    def _features(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        size, half = self.frames(audio.shape[1]), self.half
+        start = audio[:, 1 : half + 1].flip(1)
+        end = (size - 1) * self.hop + half - audio.shape[1]
+        padded = torch.cat([pad(start, (half - start.shape[1], 0)), audio], 1)
+        windows = pad(padded, (0, max(0, end))).unfold(1, 2 * half, self.hop)[:, :size]  # (N, T, window)
+        spectrum = windows @ self.basis.float()
+        power = spectrum.square().unflatten(-1, (2, -1)).sum(-2)
+        energy = (power @ self.bands.float()).clamp(min=FLOOR).log10()
+        frames = self.frames(audio_lengths)
+        mask = frame_mask(frames, size).unsqueeze(-1)
+        loudest = energy.masked_fill(~mask, -torch.inf).amax((1, 2), keepdim=True)
+        features = (torch.maximum(energy, loudest - RANGE) + 4.0) / 4.0
+        return features.masked_fill(~mask, 0.0), frames
+
+
+def fourier_basis(window: int) -> Tensor:
+    """Cosines, then sines, of every frequency, under Hann's window: (window, 2 (window / 2 + 1))."""
+    time, frequency = torch.arange(window), torch.arange(window // 2 + 1)
+    # the product is taken modulo the window, so that large angles lose no digits
+    angle = 2 * math.pi * (time.unsqueeze(1) * frequency % window).double() / window
+    hann = torch.hann_window(window, dtype=torch.float64).unsqueeze(1)
+    return (torch.cat([angle.cos(), angle.sin()], 1) * hann).float()
+
+
+def mel_bands(mels: int, frequencies: int, sample_rate: int) -> Tensor:
+    """What each frequency, from 0 to half the sample rate, adds to each band: triangles of area 1, (frequencies, mels).
+
+    **Source**: Slaney, Auditory Toolbox, technical report 1998-010, Interval Research, 1998.
+    """
+    hertz = torch.linspace(0, sample_rate / 2, frequencies, dtype=torch.float64).unsqueeze(1)
+    top = hertz_to_mel(torch.tensor(sample_rate / 2, dtype=torch.float64))
+    corners = mel_to_hertz(torch.linspace(0, 1, mels + 2, dtype=torch.float64) * top)
+    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
+    rising, falling = (hertz - low) / (centre - low), (high - hertz) / (high - centre)
+    return (torch.minimum(rising, falling).clamp(min=0) * 2 / (high - low)).float()
+
+
+def hertz_to_mel(hertz: Tensor) -> Tensor:
+    """Slaney's scale."""
+    above = LINEAR_BELOW * MELS_PER_HERTZ + (hertz.clamp(min=LINEAR_BELOW) / LINEAR_BELOW).log() / MEL_STEP
+    return torch.where(hertz < LINEAR_BELOW, hertz * MELS_PER_HERTZ, above)
+
+
+def mel_to_hertz(mel: Tensor) -> Tensor:
+    """The inverse of :func:`hertz_to_mel`."""
+    knee = LINEAR_BELOW * MELS_PER_HERTZ
+    return torch.where(mel < knee, mel / MELS_PER_HERTZ, LINEAR_BELOW * ((mel - knee) * MEL_STEP).exp())
