@@ -48,6 +48,8 @@ def onnx(
 ) -> list[Path]:
     """``model.onnx`` with a dynamic batch, run through onnxruntime and compared with the net.
 
+    Outputs are called as in the dict or the named tuple that the net returns, where it returns one.
+
     Args:
         tolerance: largest difference allowed on any answer; relative, where the answer is above 1 (pixels).
         card: what one must know to use the net (class names, input shapes, ...), written into the file's metadata as
@@ -69,7 +71,7 @@ def onnx(
     with _all_or_nothing(path, "ONNX"):
         torch.onnx.export(
             net, _at_least_two(inputs), path, dynamo=True, dynamic_shapes=_dynamic(net, inputs), input_names=names,
-            external_data=large, verbose=False,
+            output_names=_answers(net, inputs), external_data=large, verbose=False,
         )  # fmt: skip
         model = onnx_format.load(path, load_external_data=False)
         onnx_format.helper.set_model_props(model, {key: json.dumps(value) for key, value in (card or {}).items()})
@@ -158,6 +160,13 @@ def _on_cpu(module: nn.Module, example: Example) -> tuple[nn.Module, Example]:
 def _at_least_two(inputs: Example) -> Example:
     """Export takes a batch of one for a constant."""
     return inputs if len(inputs[0]) > 1 else tuple(torch.cat([tensor, tensor]) for tensor in inputs)
+
+
+def _answers(net: nn.Module, inputs: Example) -> list[str] | None:
+    """The names of the answers, where the net returns them by name: in a dict or a named tuple."""
+    with torch.inference_mode():
+        answer = net(*(tensor[:1] for tensor in inputs))
+    return list(answer) if isinstance(answer, dict) else list(getattr(answer, "_fields", ())) or None
 
 
 def _dynamic(net: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:

@@ -76,12 +76,10 @@ class Case:
             found = (loss if forward is None else forward)(student, teacher, batch, **roles)
         return found, leaves
 
-    def answer(self, forward: Callable[..., Any] | None = None, loss: Loss | None = None) -> Answer:
-        """The totals and the gradients of a fresh loss."""
-        models: dict[str, nn.Module] = {}
-        if loss is None:
-            loss, models = self.build()
-        found, leaves = self.call(loss, forward)
+    def answer(self, wrap: Callable[[Loss], Callable[..., Any]] | None = None) -> Answer:
+        """The totals and the gradients of a fresh loss; ``wrap`` makes of it what is called in its place."""
+        loss, models = self.build()
+        found, leaves = self.call(loss, None if wrap is None else wrap(loss))
         learning = {"loss": loss, **{role: model for role, model in models.items() if role == "student"}}
         weights = {f"{path}.{name}": p for path, part in learning.items() for name, p in part.named_parameters()}
         totals = found if isinstance(found, dict) else {"": found}

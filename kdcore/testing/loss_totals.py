@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,9 +128,9 @@ def _device(case: Case) -> None:
 
 
 def _compiled(case: Case) -> None:
-    loss, _ = case.build()
     torch.compiler.reset()
-    wrong = difference(case.answer(torch.compile(loss, fullgraph=True, backend="aot_eager"), loss), case.answer())
+    compiled = case.answer(partial(torch.compile, fullgraph=True, backend="aot_eager"))
+    wrong = difference(compiled, case.answer())
     if wrong:
         raise PromiseError(f"compiled {wrong}: keep what Python counts or remembers out of `forward`")
 

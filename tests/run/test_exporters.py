@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -121,6 +122,30 @@ def test_what_cannot_be_exported_faithfully_leaves_no_file(
 def test_tolerance_is_the_callers(export: Exporter, tmp_path: Path) -> None:
     (path,) = export(Random(), (torch.rand(6, 4),), tmp_path, tolerance=2.0)
     assert path.is_file()
+
+
+class Found(NamedTuple):
+    boxes: Tensor
+    scores: Tensor
+
+
+class Named(nn.Module):
+    def forward(self, image: Tensor) -> Found:
+        return Found(image[:, :4] * 2, image.sum(1))
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("net", "names", "shapes"),
+    [(Named(), ["boxes", "scores"], [(4,), (7,)]), (Several(), ["score", "choice"], [(4,), (7,)])],
+)
+def test_answers_keep_their_names(net: nn.Module, names: list[str], shapes: list[tuple[int]], tmp_path: Path) -> None:
+    import onnxruntime
+
+    takes = len(inspect.signature(net.forward).parameters)
+    (path,) = onnx(net, tuple(torch.randn(3, *shape) for shape in shapes[:takes]), tmp_path)
+    assert [output.name for output in onnxruntime.InferenceSession(path).get_outputs()] == names
 
 
 class Mean(nn.Module):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Loss, Total, total_of
 from kdcore.losses.cosine import Cosine
 from kdcore.losses.cross_entropy import CrossEntropy
 from kdcore.losses.divergence import Divergence
@@ -18,6 +18,7 @@ from kdcore.losses.mgd import MaskedGenerative
 from kdcore.losses.pkd import Pearson
 from kdcore.losses.regression import MSE, SmoothL1
 from kdcore.plugins import Plugins
+from kdcore.signals import Batch, Signals
 from kdcore.testing import check_loss, samples
 from kdcore.testing.losses import CHECKS
 
@@ -200,3 +201,23 @@ def test_a_random_loss_draws_the_same_each_time():
     random = "the terms are drawn at random"
     check_loss(Drops, **given, skip={**r.PLAIN, "order": random, "additive": random})
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Slim(Loss):
+    """``sum |w|`` of the student's weights, a term for each sample; reads no signal.
+
+    **Paper**: none.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def setup(self, example: Any, facts: Any, models: Callable[[str], nn.Module]) -> None:
+        self._net = (models("student"),)
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
+        n = len(batch["labels"])
+        return total_of(torch.stack([one.abs().sum() for one in self._net[0].parameters()]).sum() * n, n)
+
+
+def test_a_loss_that_reads_weights_alone_compiles_too():
+    check_loss(Slim, **samples.tokens(), models={"student": nn.Linear(3, 2)}, only=["compile"])
