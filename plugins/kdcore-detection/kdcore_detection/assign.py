@@ -1,4 +1,4 @@
-"""Which position of a dense detector is to find which box, for a whole batch at once and without waiting for the device.
+"""Which position of a dense detector is to find which box: a whole batch at once, without waiting for the device.
 
 All functions take the anchors of one image (A, 4), the padded boxes of N images (N, M, 4) and which of them count,
 bool (N, M), and give int64 (N, A): the index of a box, or what the constants below say.
@@ -100,9 +100,10 @@ def statistics(
     (x, y), (box_x, box_y) = centre(anchors), centre(boxes)
     apart = (x - box_x.unsqueeze(-1)).square() + (y - box_y.unsqueeze(-1)).square()  # (N, M, A)
     nearest, start = [], 0
-    for part in apart.split(list(levels), 2):
-        nearest.append(part.topk(min(candidates, part.shape[2]), dim=2, largest=False).indices + start)
-        start += part.shape[2]
+    for count in levels:
+        of_level = apart.narrow(2, start, count)
+        nearest.append(of_level.topk(min(candidates, count), dim=2, largest=False).indices + start)
+        start += count
     at = torch.cat(nearest, 2)
     overlaps = iou(anchors[at], boxes.unsqueeze(2))
     # one candidate alone has no standard deviation

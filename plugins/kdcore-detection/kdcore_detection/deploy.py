@@ -7,7 +7,7 @@ from kdcore.task import normalise
 from torch import Tensor, nn
 
 from kdcore_detection.boxes import clip
-from kdcore_detection.detector import Detections, Detector
+from kdcore_detection.detector import Detector
 
 
 class Deployed(nn.Module):
@@ -23,7 +23,8 @@ class Deployed(nn.Module):
             raise ValueError(f"a {type(model).__name__} is no detector: it gives no boxes to ship")
         self.model = model
 
-    def forward(self, image: Tensor) -> Detections:
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
         signals: Signals = self.model(normalise(self.model, image))
         height, width = image.shape[-2:]
-        return self.model.detections({**signals, "boxes": clip(signals["boxes"], height, width)})
+        found = self.model.detections({**signals, "boxes": clip(signals["boxes"], height, width)})
+        return found._asdict()  # exporters keep its names, and know dictionaries

@@ -101,11 +101,11 @@ def keep_best(found: Detections, *, score_threshold: float, nms_threshold: float
 def _unsuppressed(found: Detections, alive: Tensor, threshold: float) -> Tensor:
     """Bool (N, K)."""
     boxes = found.boxes
-    low, high = boxes.amin(), boxes.amax()
+    low, high = boxes.min(), boxes.max()
     step = high - low + 1
-    images = torch.arange(len(boxes), device=boxes.device).unsqueeze(1)
+    images = torch.arange(boxes.shape[0], device=boxes.device).unsqueeze(1).expand_as(found.labels)
     # columns and rows, not one long line: float32 would lose the fractions of a pixel
-    shift = torch.stack(torch.broadcast_tensors(found.labels * step, images * step), -1)
+    shift = torch.stack([found.labels * step, images * step], -1)
     apart = boxes + torch.cat([shift, shift], -1) - low
     # what is dropped anyway lies on one heap apart from all, so that the first of it suppresses the rest at once
     heap = torch.stack([-2 * step, -2 * step, -step, -step])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from kdcore.signals import Batch
 from scipy.optimize import linear_sum_assignment
@@ -55,43 +58,56 @@ def box_cost(boxes: Tensor, targets: Tensor, size: tuple[int, int], *, l1: float
     return l1 * apart - giou_weight * giou(boxes.unsqueeze(2), targets.unsqueeze(1))
 
 
+CLASS_COST = {True: 1.0, False: 2.0}
+"""Weight of the class, with softmax as in DETR, with sigmoids as in Deformable DETR and RT-DETR."""
+
+
+def object_cost(logits: Tensor, boxes: Tensor, batch: Batch, *, softmax: bool, l1: float, giou_weight: float) -> Tensor:
+    """What every query of every layer costs with every box of the image: (N, L, Q, M).
+
+    Args:
+        logits: (N, L, Q, .).
+        boxes: (N, L, Q, 4).
+        batch: ``image``, for its size, ``boxes`` and ``box_labels``.
+        softmax: the last class is no-object; else each class has a probability of its own.
+        l1: weight of the distance of relative boxes.
+        giou_weight: weight of the generalised intersection over union.
+    """
+    of_class = (softmax_cost if softmax else focal_cost)(logits.flatten(1, 2), batch["box_labels"])
+    size = batch["image"].shape[-2:]
+    of_box = box_cost(boxes.flatten(1, 2), batch["boxes"], size, l1=l1, giou_weight=giou_weight)
+    return (CLASS_COST[softmax] * of_class + of_box).view(*logits.shape[:3], -1)
+
+
+def known_objects(batch: Batch) -> Tensor:
+    """Which boxes are to be found: no padding, not ignored, of images whose boxes are known. Bool (N, M)."""
+    objects = is_object(batch)
+    return objects & batch["boxes_known"].unsqueeze(-1) if "boxes_known" in batch else objects
+
+
 @torch.no_grad()
 def match_objects(
     logits: Tensor, boxes: Tensor, batch: Batch, *, softmax: bool, l1: float, giou_weight: float
 ) -> Tensor:
     """The object that each query of each layer is to find, as ``assign`` of a dense detector says it.
 
-    Args:
-        logits: (N, L, Q, .).
-        boxes: (N, L, Q, 4).
-        batch: ``image`` for its size, ``boxes``, ``box_labels``, and what says that some are ignored or not known.
-        softmax: the last class is no-object; else each class has a probability of its own.
-        l1: weight of the distance of relative boxes.
-        giou_weight: weight of the generalised intersection over union.
+    The arguments are those of :func:`object_cost`; the batch may say that boxes are ignored, or not known.
 
     Returns:
         int64 (N, L, Q): index of a box, -1 for none, -2 for a query that has no term: the middle of its box lies in an
         ignored box, or the image's boxes are not known.
     """
-    layers, queries = logits.shape[1:3]
-    flat_logits, flat_boxes = logits.flatten(1, 2), boxes.flatten(1, 2)
-    of_class = (softmax_cost if softmax else focal_cost)(flat_logits, batch["box_labels"])
-    size = batch["image"].shape[-2:]
-    cost = CLASS_COST[softmax] * of_class + box_cost(flat_boxes, batch["boxes"], size, l1=l1, giou_weight=giou_weight)
-    found: Tensor = match(cost.view(len(cost), layers, queries, -1), is_object(batch))
-    return settle(found.flatten(1), flat_boxes.unsqueeze(1), batch).view(found.shape)
-
-
-CLASS_COST = {True: 1.0, False: 2.0}
-"""Weight of the class, with softmax as in DETR, with sigmoids as in Deformable DETR and RT-DETR."""
+    cost = object_cost(logits, boxes, batch, softmax=softmax, l1=l1, giou_weight=giou_weight)
+    found: Tensor = match(cost, is_object(batch))
+    return settle(found.flatten(1), boxes.flatten(1, 2).unsqueeze(1), batch).view(found.shape)
 
 
 @torch.library.custom_op("kdcore_detection::match", mutates_args=())
 def match(cost: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
     """The pairs of least total cost, by the Hungarian method on the host.
 
-    One transfer to the host and one back, whatever number of matrices: call it once with all decoder layers. It is an
-    operator of its own, so that a compiled step goes around it.
+    One wait for the device, whatever number of matrices: call it once with all decoder layers. It is an operator of its
+    own, so that a compiled step goes around it.
 
     Args:
         cost: float (N, L, Q, M). What is no number costs more than all else.
@@ -100,21 +116,58 @@ def match(cost: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 (N, L, Q): the target of each query, -1 for none. Of more targets than queries some have none.
     """
-    known = cost.float().nan_to_num(nan=DEAR, posinf=DEAR, neginf=-DEAR).clamp(-DEAR, DEAR)
-    host = known.masked_fill(~is_target[:, None, None, :], torch.inf).cpu().numpy()
+    host = _on_the_host(cost)
+    targets = is_target.cpu().numpy()
     found = torch.full(cost.shape[:3], -1, dtype=torch.int64)
     for n, layers in enumerate(host):
-        columns = (layers[0, 0] != torch.inf).nonzero()[0]
+        columns = targets[n].nonzero()[0]
         for layer, costs in enumerate(layers):
             rows, chosen = linear_sum_assignment(costs[:, columns])
             found[n, layer, torch.from_numpy(rows)] = torch.from_numpy(columns[chosen])
     return found.to(cost.device)
 
 
-DEAR = 1e12
-"""A cost above any real one, which float32 still tells apart from infinity."""
-
-
 @match.register_fake
 def _(cost: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
     return cost.new_empty(cost.shape[:3], dtype=torch.int64)
+
+
+@torch.library.custom_op("kdcore_detection::match_pairs", mutates_args=())
+def match_pairs(cost: torch.Tensor, truth: torch.Tensor, is_target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's queries for the student's: first those that find an object, then the others, each at least cost.
+
+    Args:
+        cost: float (N, L, Q, T), of each query of the student with each of the teacher.
+        truth: float (N, L, T, M), of each query of the teacher with each object.
+        is_target: bool (N, M); the others are no objects.
+
+    Returns:
+        int64 (N, L, Q), the teacher's query of each query, -1 for none; and bool (N, L, T), which of the teacher's
+        find an object.
+    """
+    positive = match(truth, is_target) >= 0
+    host, first = _on_the_host(cost), positive.cpu().numpy()
+    found = torch.full(cost.shape[:3], -1, dtype=torch.int64)
+    for n, layers in enumerate(host):
+        for layer, costs in enumerate(layers):
+            rows = np.arange(len(costs))
+            for columns in (first[n, layer].nonzero()[0], (~first[n, layer]).nonzero()[0]):
+                chosen, of = linear_sum_assignment(costs[np.ix_(rows, columns)])
+                found[n, layer, torch.from_numpy(rows[chosen])] = torch.from_numpy(columns[of])
+                rows = np.delete(rows, chosen)
+    return found.to(cost.device), positive
+
+
+@match_pairs.register_fake
+def _(cost: torch.Tensor, truth: torch.Tensor, is_target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    found = cost.new_empty(cost.shape[:3], dtype=torch.int64)
+    return found, cost.new_empty(truth.shape[:3], dtype=torch.bool)
+
+
+DEAR = 1e12
+"""A cost above any real one, which float32 still tells apart from its neighbours."""
+
+
+def _on_the_host(cost: Tensor) -> Any:
+    """What is no number costs more than all else."""
+    return cost.float().nan_to_num(nan=DEAR, posinf=DEAR, neginf=-DEAR).clamp(-DEAR, DEAR).cpu().numpy()

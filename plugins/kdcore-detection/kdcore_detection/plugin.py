@@ -38,7 +38,7 @@ def kdcore_register(add: Add) -> None:
     add("model", "fcos", "kdcore_detection.models.fcos:FCOS")
     add("model", "retinanet", "kdcore_detection.models.retinanet:RetinaNet")
     add("model", "gfl", "kdcore_detection.models.gfl:GFL")
-    add("model", "faster_rcnn", "kdcore_detection.models.faster_rcnn:faster_rcnn")
+    add("model", "faster_rcnn", "kdcore_detection.models.faster_rcnn:FasterRCNN")
     add("model", "detr", "kdcore_detection.models.detr:detr")
     add("model", "rt_detr", "kdcore_detection.models.rt_detr:rt_detr")
     add("model", "d_fine", "kdcore_detection.models.d_fine:d_fine")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from kdcore.task import Task, normalise
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kdcore_detection.boxes import clip
@@ -14,7 +14,7 @@ from kdcore_detection.deploy import Deployed
 from kdcore_detection.detector import Detector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
     from kdcore.signals import Batch, Signals
 
@@ -42,7 +42,7 @@ class Boxes(Task):
         if classes < 1:
             raise ValueError(f"classes={classes}: there must be at least one to find")
         self.facts = {"classes": classes}
-        self._made_by: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._made_by: MutableMapping[Tensor, Detector] = WeakTensorKeyDictionary()
 
     def signals(self, model: nn.Module, batch: Batch, others: Mapping[str, Signals]) -> Signals:
         """What the detector gives, and ``assigned`` int64 (N, A) where it assigns positions to the batch's boxes.
@@ -115,7 +115,7 @@ class Boxes(Task):
         return 0.0
 
     def deploy(self, model: nn.Module) -> nn.Module:
-        """``image`` (N, C, H, W) in [0, 1] -> ``boxes`` float32 (N, D, 4), ``scores`` (N, D), ``labels`` int64 (N, D).
+        """``image`` (N, C, H, W) in [0, 1] -> a dictionary: ``boxes`` (N, D, 4), ``scores`` (N, D), ``labels`` (N, D).
 
         Best first, padded with score 0, label -1, box 0. The model is not copied, and is put into eval mode.
 

@@ -41,7 +41,7 @@ def points(side: float = 1.0) -> Tensor:
 
 
 def scene(n: int = 4, m: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Boxes (n, m, 4) with sides of 4 to 64, on no grid, and which are real: all of the first image, none of the last."""
+    """Boxes (n, m, 4) with sides of 4 to 64, on no grid, and which are real: from all of the first image to none."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(n, m, 2, generator=generator) * torch.tensor([90.0, 58.0])
     boxes = torch.cat([corner, corner + 4 + 60 * torch.rand(n, m, 2, generator=generator)], -1)
@@ -85,7 +85,8 @@ def naive_centre(anchor: list[float], boxes: list[list[float]]) -> int:
         sides = x - x1, y - y1, x2 - x, y2 - y
         if min(sides) <= 0 or max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2)) >= CENTRE["radius"] * size:
             continue
-        if (size > 8 and max(sides) < CENTRE["reach"] * size / 2) or (size < 32 and max(sides) > CENTRE["reach"] * size):
+        reach = CENTRE["reach"] * size
+        if (size > 8 and max(sides) < reach / 2) or (size < 32 and max(sides) > reach):
             continue
         if (x2 - x1) * (y2 - y1) < smallest:
             best, smallest = i, (x2 - x1) * (y2 - y1)
@@ -243,7 +244,7 @@ def test_a_thin_box_gets_the_anchor_that_overlaps_it_most():
 
 
 def test_the_threshold_of_atss():
-    anchors, (boxes, real) = points(4.0).double(), scene()
+    anchors, (boxes, _) = points(4.0).double(), scene()
     at, overlaps, threshold = statistics(anchors, boxes.double(), **ATSS)
     assert at.shape == overlaps.shape == (4, 5, 12)
     chosen, expected = naive_threshold(anchors.tolist(), boxes[0, 2].double().tolist())

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
-from kdcore_detection.matching import DEAR, box_cost, focal_cost, match, match_objects, relative, softmax_cost
+from kdcore_detection.matching import (
+    DEAR,
+    box_cost,
+    focal_cost,
+    known_objects,
+    match,
+    match_objects,
+    match_pairs,
+    relative,
+    softmax_cost,
+)
 
 SIZE = (40, 60)
 
@@ -196,3 +206,48 @@ def test_it_leaves_no_graph(batch: dict[str, Any]):
     assert not match_objects(
         logits.requires_grad_(), made.requires_grad_(), batch, softmax=False, l1=5.0, giou_weight=2.0
     ).requires_grad
+
+
+# ---- match_pairs
+
+
+def test_positives_are_matched_first_and_with_the_queries_that_are_left_the_others():
+    # the teacher's second query finds the object; the student's first is cheapest for all of the teacher's
+    truth = torch.tensor([[[[0.9], [0.1], [0.5]]]])
+    cost = torch.tensor([[[[0.0, 0.0, 0.0], [5.0, 3.0, 1.0], [1.0, 2.0, 9.0], [9.0, 9.0, 9.0]]]])
+    pairs, positive = match_pairs(cost, truth, torch.ones(1, 1, dtype=torch.bool))
+    assert positive.tolist() == [[[False, True, False]]]
+    assert pairs.tolist() == [[[1, 2, 0, -1]]]
+
+
+def test_without_objects_all_are_matched_at_once():
+    cost = draw(8, 2, 2, 4, 4)
+    pairs, positive = match_pairs(cost, draw(9, 2, 2, 4, 3), torch.zeros(2, 3, dtype=torch.bool))
+    assert not positive.any()
+    for n in range(2):
+        for layer in range(2):
+            assert paid(cost[n, layer], pairs[n, layer]) == pytest.approx(cheapest(cost[n, layer].numpy()), rel=1e-5)
+
+
+def test_fewer_queries_than_the_teacher_has_go_to_positives():
+    truth = torch.tensor([[[[0.0, 9.0], [9.0, 0.0], [5.0, 5.0], [5.0, 5.0]]]])
+    pairs, positive = match_pairs(draw(10, 1, 1, 2, 4), truth, torch.ones(1, 2, dtype=torch.bool))
+    assert positive.tolist() == [[[True, True, False, False]]]
+    assert sorted(pairs.flatten().tolist()) == [0, 1]
+
+
+def test_pairs_have_a_shape_where_there_are_no_values():
+    cost, truth, is_target = torch.zeros(2, 3, 5, 4), torch.zeros(2, 3, 4, 6), torch.ones(2, 6, dtype=torch.bool)
+    pairs, positive = match_pairs(cost.to("meta"), truth.to("meta"), is_target.to("meta"))
+    assert (pairs.shape, positive.shape) == ((2, 3, 5), (2, 3, 4))
+    assert (pairs.dtype, positive.dtype) == (torch.int64, torch.bool)
+
+
+# ---- known_objects
+
+
+def test_objects_that_are_known(batch: dict[str, Any]):
+    assert known_objects(batch).tolist() == [[True] * 3, [True, False, False]]
+    batch["box_ignore"] = torch.tensor([[False, True, False], [False] * 3])
+    batch["boxes_known"] = torch.tensor([True, False])
+    assert known_objects(batch).tolist() == [[True, False, True], [False] * 3]

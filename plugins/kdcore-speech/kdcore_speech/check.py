@@ -46,9 +46,13 @@ def _kind_of_clips(stage: Stage) -> Iterator[Problem]:
         return
     has_strings = stage.data.args.get("strings") is not None
     if has_strings != (stage.task.use == "speech.ctc"):
-        words = ("strings of digits, which have transcripts", "remove it") if has_strings else (
-            "single digits, which have no transcripts",
-            "say how many strings to train on, such as `strings: 1000`",
+        words = (
+            ("strings of digits, which have transcripts", "remove it")
+            if has_strings
+            else (
+                "single digits, which have no transcripts",
+                "say how many strings to train on, such as `strings: 1000`",
+            )
         )
         yield Problem(f"gives `{stage.task.use}` {words[0]}", words[1], f"{stage.data.path}.strings")
 
@@ -66,7 +70,9 @@ def _frame_wise(recipe: Recipe, stage: Stage, loss: LossSlot) -> Iterator[Proble
     names = [_one(loss, role) for role in ("student", "teacher")]
     strides = [_stride(recipe.models[name]) for name in names if name in recipe.models]
     if loss.resize is None and len(strides) == 2 and None not in strides and strides[0] != strides[1]:
-        what = " and ".join(f"`{name}` a frame of {10 * stride} ms" for name, stride in zip(names, strides, strict=True))
+        what = " and ".join(
+            f"`{name}` a frame of {10 * stride} ms" for name, stride in zip(names, strides, strict=True)
+        )
         yield Problem(f"compares frames, and makes {what}", "add `resize: teacher`", loss.path)
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import conv1d, pad
 
 from kdcore_speech.frames import Count, ceil_div, frame_mask
 
@@ -23,9 +23,9 @@ LINEAR_BELOW, MELS_PER_HERTZ, MEL_STEP = 1000.0, 3.0 / 200.0, math.log(6.4) / 27
 class LogMel(nn.Module):
     """``max(log10 mel, max - 8) / 4 + 1`` of each sample: the features that Whisper is given.
 
-    A frame is a window around every ``hop`` samples, of Hann's shape; its power spectrum is computed by two matrix
-    products. Behind its end a sample is silent; before its beginning it is mirrored, as far as half a window. Frames
-    behind the end are 0. Everything is computed in float32, whatever surrounds it.
+    A frame is a window around every ``hop`` samples, of Hann's shape; its spectrum is a convolution. Behind its end a
+    sample is silent; before its beginning it is mirrored, as far as half a window. Frames behind the end are 0.
+    Everything is computed in float32, whatever surrounds it.
 
     Shape: (N, S), int64 (N,) -> (N, T, mels), int64 (N,), where T is ``frames(S)``.
 
@@ -73,28 +73,27 @@ class LogMel(nn.Module):
             return self._features(audio.float(), audio_lengths)
 
     def _features(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        size, half = self.frames(audio.shape[1]), self.half
-        start = audio[:, 1 : half + 1].flip(1)
-        end = (size - 1) * self.hop + half - audio.shape[1]
-        padded = torch.cat([pad(start, (half - start.shape[1], 0)), audio], 1)
-        windows = pad(padded, (0, max(0, end))).unfold(1, 2 * half, self.hop)[:, :size]  # (N, T, window)
-        spectrum = windows @ self.basis.float()
-        power = spectrum.square().unflatten(-1, (2, -1)).sum(-2)
-        energy = (power @ self.bands.float()).clamp(min=FLOOR).log10()
+        # mirrored as far as the clip reaches, and so much silence that there are ceil(S / hop) whole windows: no step
+        # asks how long the clip is, so that exported nets take any length
+        ahead = torch.arange(self.half, 0, -1, device=audio.device).clamp(max=audio.shape[1] - 1)
+        padded = torch.cat([audio.index_select(1, ahead), pad(audio, (0, self.half - 1))], 1)
+        spectrum = conv1d(padded.unsqueeze(1), self.basis.float(), stride=self.hop)  # (N, 2 frequencies, T)
+        power = spectrum.square().unflatten(1, (2, -1)).sum(1)
+        energy = (power.transpose(1, 2) @ self.bands.float()).clamp(min=FLOOR).log10()
         frames = self.frames(audio_lengths)
-        mask = frame_mask(frames, size).unsqueeze(-1)
+        mask = frame_mask(frames, energy.shape[1]).unsqueeze(-1)
         loudest = energy.masked_fill(~mask, -torch.inf).amax((1, 2), keepdim=True)
         features = (torch.maximum(energy, loudest - RANGE) + 4.0) / 4.0
         return features.masked_fill(~mask, 0.0), frames
 
 
 def fourier_basis(window: int) -> Tensor:
-    """Cosines, then sines, of every frequency, under Hann's window: (window, 2 (window / 2 + 1))."""
+    """Cosines, then sines, of every frequency, under Hann's window: (2 (window / 2 + 1), 1, window), to convolve."""
     time, frequency = torch.arange(window), torch.arange(window // 2 + 1)
     # the product is taken modulo the window, so that large angles lose no digits
-    angle = 2 * math.pi * (time.unsqueeze(1) * frequency % window).double() / window
-    hann = torch.hann_window(window, dtype=torch.float64).unsqueeze(1)
-    return (torch.cat([angle.cos(), angle.sin()], 1) * hann).float()
+    angle = 2 * math.pi * (frequency.unsqueeze(1) * time % window).double() / window
+    hann = torch.hann_window(window, dtype=torch.float64)
+    return (torch.cat([angle.cos(), angle.sin()]) * hann).float().unsqueeze(1)
 
 
 def mel_bands(mels: int, frequencies: int, sample_rate: int) -> Tensor:

@@ -24,8 +24,9 @@ def frame_mask(frames: Tensor, size: int) -> Tensor:
 def align(signal: Tensor, size: int) -> Tensor:
     """The frames of another net at the moments of ours: (N, T, ...) -> (N, size, ...), each the nearest in time.
 
-    Both cover the same samples, padding included, so that frame ``i`` of ``size`` stands for the time ``(i + 1/2) / size``
-    of them. Frames are repeated or left out, never mixed: the mean of two frames of a CTC net is none that it would give.
+    Both cover the same samples, padding included, so that frame ``i`` of ``size`` stands for the time ``(i + 1/2) /
+    size`` of them. Frames are repeated or left out, never mixed: the mean of two frames of a CTC net is none that it
+    would give.
     """
     given = signal.shape[1]
     if given == size:

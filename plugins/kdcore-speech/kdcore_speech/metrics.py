@@ -39,9 +39,7 @@ class ErrorRate(Metric):
 
     added: Tensor
 
-    def __init__(
-        self, *, symbols: list[str], blank: int, separator: str, normaliser: Normaliser = "none"
-    ) -> None:
+    def __init__(self, *, symbols: list[str], blank: int, separator: str, normaliser: Normaliser = "none") -> None:
         super().__init__()
         normalised("", normaliser)
         self.normaliser: Normaliser = normaliser
@@ -136,7 +134,8 @@ class EER(Metric):
     """Equal error rate of telling by the cosine of two embeddings whether they have the same label, over all pairs.
 
     Where the share of different pairs that are taken for equal meets that of equal pairs that are taken for different,
-    interpolated. In [0, 1], 0 is best, 0.5 is guessing. A label of -100 does not count. NaN without a pair of each kind.
+    interpolated. In [0, 1], 0 is best, 0.5 is guessing. A label of -100 does not count. NaN without a pair of each
+    kind.
     """
 
     takes: ClassVar[str] = "embedding_labels"

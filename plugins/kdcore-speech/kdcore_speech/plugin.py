@@ -21,6 +21,9 @@ NEEDED = {"jiwer": "jiwer", "scipy": "scipy", "soundfile": "soundfile"}
 def kdcore_register(add: Add) -> None:
     add("task", "ctc", "kdcore_speech.tasks.ctc:CTCRecognition")
     add("task", "tagging", "kdcore_speech.tasks.tagging:Tagging")
+    add("task", "seq2seq", "kdcore_speech.tasks.seq2seq:Seq2Seq")
+    add("task", "representation", "kdcore_speech.tasks.representation:Representation")
+    add("task", "speaker", "kdcore_speech.tasks.speaker:Speaker")
 
     add("data", "tones", "kdcore_speech.data.tones:Tones")
     add("data", "manifest", "kdcore_speech.data.manifest:Manifest")
@@ -40,8 +43,10 @@ def kdcore_register(add: Add) -> None:
     add("model", "wav2vec2_speaker", "kdcore_speech.models.wav2vec2:wav2vec2_speaker")
     add("model", "conformer_speaker", "kdcore_speech.models.speaker:conformer_speaker")
     add("model", "conformer_encoder", "kdcore_speech.models.representation:conformer_encoder")
+    add("model", "whisper", "kdcore_speech.models.whisper:whisper")
 
     add("loss", "ctc", "kdcore_speech.losses.ctc:CTC")
+    add("loss", "margin", "kdcore_speech.losses.margin:Margin")
     add("loss", "frame_kl", "kdcore_speech.losses.frame_kl:FrameKL")
     add("loss", "guided_ctc", "kdcore_speech.losses.guided_ctc:GuidedCTC")
     add("loss", "bert_ctc", "kdcore_speech.losses.bert_ctc:BertCTC")
@@ -55,6 +60,9 @@ def kdcore_register(add: Add) -> None:
     add("loss", "os_kdft", "kdcore_speech.losses.os_kdft:OSKDFT")
 
     add("action", "quantise", "kdcore_speech.actions.quantise:Quantise")
+    add("action", "transcribe", "kdcore_speech.actions.transcribe:Transcribe")
+    add("action", "rehearse", "kdcore_speech.actions.rehearse:Rehearse")
+    add("action", "token_probabilities", "kdcore_speech.actions.token_probabilities:TokenProbabilities")
 
     add("edit", "adapters", "kdcore_speech.adapters:adapters")
 
@@ -62,6 +70,7 @@ def kdcore_register(add: Add) -> None:
     add("metric", "cer", "kdcore_speech.metrics:CER")
     add("metric", "impossible", "kdcore_speech.metrics:Impossible")
     add("metric", "eer", "kdcore_speech.metrics:EER")
+    add("metric", "cka", "kdcore_speech.similarity:CKA")
 
 
 @hookimpl

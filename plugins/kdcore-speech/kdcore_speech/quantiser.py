@@ -10,94 +10,95 @@ from torch import Tensor
 ENTRIES = 256
 """Vectors in a codebook: as many as a byte can name."""
 
-STARTS = 10
-"""Steps of k-means that a codebook begins with."""
+STEPS = 10
+"""Of k-means, with which a codebook begins."""
 
-SWEEPS = 4
-"""How often a vector's codes are chosen anew, each while the others stay."""
+BEAM = 8
+"""Beginnings of a code that are kept while it is looked for."""
 
-AT_ONCE = 8192
-"""Vectors that are held against a codebook together, which bounds the memory."""
+AT_ONCE = 1024
+"""Vectors that are coded together, which bounds the memory."""
 
 
 class Quantiser(NamedTuple):
-    """Codebooks that add up: a vector is near ``sum_b codebooks[b, codes[b]]``.
+    """Codebooks that add up: a vector is near ``mean + sum_b codebooks[b, codes[b]]``.
 
     Attributes:
+        mean: float32 (D,).
         codebooks: float32 (B, 256, D).
     """
 
+    mean: Tensor
     codebooks: Tensor
 
     def encode(self, x: Tensor) -> Tensor:
         """The codes of vectors: (M, D) -> uint8 (M, B).
 
-        Each code is the nearest to what the codebooks before it have left; then each is chosen anew in turn, to suit
-        the others, which never makes the error larger.
+        Codebook by codebook, the 8 best beginnings of a code are kept: the entries that suit best one by one are not
+        those that suit best together.
         """
-        x = x.float()
-        codes = x.new_zeros(len(x), len(self.codebooks), dtype=torch.int64)
-        left = x.clone()
-        for b, book in enumerate(self.codebooks):
-            codes[:, b] = nearest(left, book)
-            left -= book[codes[:, b]]
-        for _ in range(SWEEPS):
-            for b, book in enumerate(self.codebooks):
-                left += book[codes[:, b]]
-                codes[:, b] = nearest(left, book)
-                left -= book[codes[:, b]]
-        return codes.to(torch.uint8)
+        entries = self.codebooks.flatten(0, 1)
+        gram = (entries @ entries.T).unflatten(0, (-1, ENTRIES)).unflatten(2, (-1, ENTRIES))  # (B, 256, B, 256)
+        parts = torch.split(x.float() - self.mean, AT_ONCE)
+        return torch.cat([_search((part @ entries.T).unflatten(1, (-1, ENTRIES)), gram) for part in parts])
 
     def decode(self, codes: Tensor) -> Tensor:
         """What codes stand for: uint8 (M, B) -> float32 (M, D)."""
         books = range(len(self.codebooks))
-        return torch.stack([self.codebooks[b][codes[:, b].long()] for b in books]).sum(0)
+        return self.mean + torch.stack([self.codebooks[b][codes[:, b].long()] for b in books]).sum(0)
 
-    def error(self, x: Tensor) -> float:
+    def loss(self, x: Tensor) -> float:
         """The share of the variance of vectors (M, D) that their codes lose, from 0."""
-        x = x.float()
-        lost = (x - self.decode(self.encode(x))).square().sum()
-        return float(lost / (x - x.mean(0)).square().sum().clamp(min=1e-12))
+        spread = (x.float() - x.float().mean(0)).square().sum().clamp(min=1e-12)
+        return float((x.float() - self.decode(self.encode(x))).square().sum() / spread)
 
 
-def fit(x: Tensor, *, codebooks: int, rounds: int, seed: int) -> Quantiser:
-    """Codebooks for vectors like these.
-
-    The codebooks begin by k-means, each on what those before it leave; then, ``rounds`` times, each in turn takes a
-    step of k-means on what all the others leave. No step makes the error on ``x`` larger.
+def fit(x: Tensor, *, codebooks: int, seed: int) -> Quantiser:
+    """Codebooks for vectors like these, by k-means, each on what those before it leave.
 
     Args:
         x: (M, D), at least 256 of them.
         codebooks: B, the bytes of a vector.
-        rounds: how often each codebook is improved.
         seed: of the vectors that k-means begins with.
 
     Raises:
-        ValueError: fewer vectors than a codebook has entries; no codebook, or a negative number of rounds.
+        ValueError: fewer vectors than a codebook has entries, or no codebook.
     """
-    if codebooks < 1 or rounds < 0:
-        raise ValueError(
-            f"codebooks={codebooks} and rounds={rounds}: give at least one codebook, and no negative number"
-        )
+    if codebooks < 1:
+        raise ValueError(f"codebooks={codebooks}: give at least 1")
     if len(x) < ENTRIES:
         raise ValueError(f"{len(x)} vectors are too few for codebooks of {ENTRIES} entries")
     generator = torch.Generator().manual_seed(seed)
-    left = x.float().clone()
-    books, codes = [], []
+    mean = x.float().mean(0)
+    left, books = x.float() - mean, []
     for _ in range(codebooks):
         book = left[torch.randperm(len(left), generator=generator)[:ENTRIES].to(left.device)]
-        for _ in range(STARTS):
+        for _ in range(STEPS):
             book = means(left, nearest(left, book), book)
+        left = left - book[nearest(left, book)]
         books.append(book)
-        codes.append(nearest(left, book))
-        left -= book[codes[-1]]
-    for _ in range(rounds):
-        for b in range(codebooks):
-            left += books[b][codes[b]]
-            codes[b] = nearest(left, books[b])
-            books[b] = means(left, codes[b], books[b])
-            left -= books[b][codes[b]]
-    return Quantiser(torch.stack(books))
+    return Quantiser(mean, torch.stack(books))
+
+
+def _search(products: Tensor, gram: Tensor) -> Tensor:
+    """The codes uint8 (M, B) with the least error that a beam finds.
+
+    Args:
+        products: of vectors with entries, (M, B, K).
+        gram: products of entries with each other, (B, K, B, K).
+    """
+    size = products.shape[-1]
+    cost = products.new_zeros(len(products), 1)  # squared distance, without that of the vector from 0
+    codes = torch.zeros(len(products), 1, 0, dtype=torch.int64, device=products.device)
+    for b in range(products.shape[1]):
+        added = gram[b, :, b].diagonal() - 2 * products[:, b]  # (M, K)
+        total = cost.unsqueeze(2) + added.unsqueeze(1)  # (M, beam, K)
+        for before in range(b):
+            total = total + 2 * gram[before, :, b][codes[:, :, before]]
+        cost, at = total.flatten(1).topk(min(BEAM, total[0].numel()), largest=False)
+        parents = codes.gather(1, (at // size).unsqueeze(2).expand(-1, -1, b))
+        codes = torch.cat([parents, (at % size).unsqueeze(2)], 2)
+    return codes[:, 0].to(torch.uint8)
 
 
 def nearest(x: Tensor, book: Tensor) -> Tensor:

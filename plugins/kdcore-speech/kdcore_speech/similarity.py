@@ -12,11 +12,12 @@ from torchmetrics import Metric
 class CKA(Metric):
     """Linear centred kernel alignment of a student's hidden states and its teacher's, over all frames of the set.
 
-    ``|X'Y|^2 / (|X'X| |Y'Y|)``, Frobenius norms, X (M, D) and Y (M, D') of mean 0. In [0, 1], 1 is best: one is the other,
-    turned, scaled or shifted. A model without a teacher is held against itself and has 1. NaN before a frame was seen, or
-    where one of them never changes.
+    ``|X'Y|^2 / (|X'X| |Y'Y|)``, Frobenius norms, X (M, D) and Y (M, D') of mean 0. In [0, 1], 1 is best: one is the
+    other, turned, scaled or shifted. A model without a teacher is held against itself and has 1. NaN before a frame was
+    seen, or where one of them never changes.
 
-    **Paper**: Kornblith et al., Similarity of Neural Network Representations Revisited, 2019 (arXiv 1905.00414), section 3.
+    **Paper**: Kornblith et al., Similarity of Neural Network Representations Revisited, 2019 (arXiv 1905.00414),
+    section 3.
     """
 
     takes: ClassVar[str] = "hidden_hidden"
@@ -26,7 +27,11 @@ class CKA(Metric):
     full_state_update = False
 
     frames: Tensor
-    sums: tuple[Tensor, Tensor]
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    yy: Tensor
+    xy: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,9 @@ def normalised(text: str, how: Normaliser) -> str:
 
 def _plain(text: str) -> str:
     """Unicode's compatible form, lower case, letters, digits and apostrophes."""
-    return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+    return _NO_WORD.sub(
+        " ", unicodedata.normalize("NFKC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    )
 
 
 _STEPS: dict[str, Callable[[str], str]] = {

@@ -35,9 +35,9 @@ def spec_augment(
     Raises:
         ValueError: a number below 0, or a share above 1.
 
-    **Paper**: Park et al., SpecAugment, 2019 (arXiv 1904.08779), section 2: frequency and time masking. **Deviations**: the
-    waveform is changed, by a filter over the whole clip, instead of features, and what is masked is silent, not the mean;
-    no time warping.
+    **Paper**: Park et al., SpecAugment, 2019 (arXiv 1904.08779), section 2: frequency and time masking.
+    **Deviations**: the waveform is changed, by a filter over the whole clip, instead of features, and what is masked
+    is silent, not the mean; no time warping.
     """
     shares = {"band_width": band_width, "gap_share": gap_share}
     wrong = next((name for name, value in shares.items() if not 0 <= value <= 1), None)

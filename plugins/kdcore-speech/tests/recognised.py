@@ -47,7 +47,7 @@ def features(size: int, width: int, seed: int) -> Tensor:
 
 
 def soft(batch: dict[str, Any], *, top: int = 3) -> dict[str, Any]:
-    """With what a language model says of each token: its likeliest labels, whose probabilities add up to less than 1."""
+    """With what a language model says of each token: its likeliest labels, which add up to less than 1."""
     tokens = batch["tokens"]
     logits = torch.randn(*tokens.shape, LABELS, generator=torch.Generator().manual_seed(4))
     best = logits.softmax(-1).topk(top)

@@ -131,7 +131,7 @@ def test_the_scale_is_linear_to_1000_hertz_and_then_a_factor_of_6_4_is_27_mels()
 def test_the_basis_is_a_windowed_transform():
     frame = torch.randn(200, generator=torch.Generator().manual_seed(0))
     spectrum = torch.fft.rfft(frame * torch.hann_window(200))
-    found = frame @ fourier_basis(200)
+    found = fourier_basis(200)[:, 0] @ frame
     torch.testing.assert_close(found[:101], spectrum.real, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(-found[101:], spectrum.imag, atol=1e-4, rtol=1e-4)
 

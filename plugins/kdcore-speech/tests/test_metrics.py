@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -8,9 +9,9 @@ import torch
 from kdcore.report.statistics import verdict
 from torch import Tensor
 from torchmetrics import Metric
-from utterances import padded
 
 from kdcore_speech.metrics import CER, EER, WER, ErrorRate, Impossible, equal_error_rate
+from utterances import padded
 
 WORDS: dict[str, Any] = {"symbols": ["", "zero", "one", "two"], "blank": 0, "separator": " "}
 LETTERS: dict[str, Any] = {"symbols": ["", " ", "a", "b", "A"], "blank": 0, "separator": ""}
@@ -118,7 +119,7 @@ def naive_eer(scores: list[float], equal: list[bool]) -> float:
     for threshold in [math.inf, *sorted(set(scores), reverse=True)]:
         accepted = sum(s >= threshold for s in bad) / len(bad)
         points.append((accepted, 1 - sum(s >= threshold for s in good) / len(good)))
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x1 >= y1:
             share = (y0 - x0) / ((y0 - x0) - (y1 - x1))
             return x0 + share * (x1 - x0)

@@ -1,4 +1,4 @@
-"""Utterances of different length for tests of losses: frames behind an utterance's end, tokens behind a transcript's."""
+"""Utterances of different length for tests of losses: with frames behind their end, and transcripts likewise."""
 
 from __future__ import annotations
 

@@ -75,7 +75,11 @@ class GFLLoss(Loss):
 
 
 def distribution_focal(distribution: Tensor, distance: Tensor) -> Tensor:
-    """Cross-entropy with the two bins beside a distance, shared by nearness: (..., bins), (...) in [0, bins-1) -> (...)."""
+    """Cross-entropy with the two bins beside a distance, the nearer one counting more: (..., bins), (...) -> (...).
+
+    Args:
+        distance: from 0 to less than ``bins - 1``.
+    """
     log_s = torch.log_softmax(upcast(distribution), -1)
     lower = distance.floor()
     at = lower.long().unsqueeze(-1)

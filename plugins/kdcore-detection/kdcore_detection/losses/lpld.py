@@ -30,8 +30,8 @@ class LPLD(Loss):
     distance of the features from which both were told, and has no gradient.
 
     **Shape**: student ``objectness`` (N, A), ``rpn_deltas`` and ``anchors`` (N, A, 4), ``proposals`` (N, P, 4),
-    ``logits`` (N, P, C + 1), ``deltas`` (N, P, C, 4), ``pyramid.0`` to ``pyramid.3``; teacher ``proposals``, ``logits``,
-    ``boxes`` (N, P, C, 4), ``features`` (N, P, E). Of the batch ``image``, for its size.
+    ``logits`` (N, P, C + 1), ``deltas`` (N, P, C, 4), ``pyramid.0`` to ``pyramid.3``; teacher ``proposals``,
+    ``logits``, ``boxes`` (N, P, C, 4), ``features`` (N, P, E). Of the batch ``image``, for its size.
 
     **Reduction**: ``rpn_class``, ``rpn_box``, ``class`` and ``box`` count samples, as ``detection.faster_rcnn`` does;
     ``low`` counts the proposals that the teacher is unsure of.

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdcore_detection.assign import BACKGROUND, matched
-from kdcore_detection.boxes import giou, iou, is_object
-from kdcore_detection.matching import match_objects, relative
+from kdcore_detection.boxes import giou, iou
+from kdcore_detection.matching import known_objects, match_objects, relative
 
 SHARES = 1000
 """Weights of classes are counted in thousandths, as a count is whole."""
@@ -94,10 +94,7 @@ class SetPrediction(Loss):
         size = batch["image"].shape[-2:]
         apart = (relative(boxes, size) - relative(target, size)).abs().sum(-1)
         overlap = 1.0 - giou(boxes, target)
-        objects = is_object(batch)
-        if "boxes_known" in batch:
-            objects = objects & batch["boxes_known"].unsqueeze(-1)
-        number = objects.sum()
+        number = known_objects(batch).sum()
         labels = matched(batch["box_labels"], assigned)
         if is_softmax(logits, self.classes):
             classes = self._cross_entropy(logits, labels, assigned, layers)

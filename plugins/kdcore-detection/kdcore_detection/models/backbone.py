@@ -181,13 +181,14 @@ def _timm(
     given = {"features_only": True, "in_chans": channels, **options}
     try:
         with torch.random.fork_rng(devices=[]):  # made twice, as only a net tells which of its maps has which stride
-            maps = timm.create_model(name, **given).feature_info.get_dicts()
+            trial: Any = timm.create_model(name, **given)
+        maps = trial.feature_info.get_dicts()
         at = {info["reduction"].bit_length() - 1: i for i, info in enumerate(maps)}
         missing = [level for level in levels if level not in at]
         if missing:
             raise ValueError(_no_level(TIMM + name, missing[0], list(at)))
         given |= {"out_indices": tuple(at[level] for level in levels), "pretrained": weights is not None}
-        body = timm.create_model(name if weights is None else f"{name}.{weights}", **given)
+        body: Any = timm.create_model(name if weights is None else f"{name}.{weights}", **given)
     except (AssertionError, AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"timm makes no backbone `{name}`: {str(error).partition(chr(10))[0]}") from error
     known = body.pretrained_cfg

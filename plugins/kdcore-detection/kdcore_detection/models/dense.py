@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from kdcore.losses.functional import upcast
 from kdcore.signals import Batch, Signals
 from kdcore.task import set_input_statistics
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcore_detection.assign import settle
 from kdcore_detection.boxes import centre
 from kdcore_detection.detector import Detections, Detector, best_classes, check_selection, keep_best
 from kdcore_detection.models.backbone import Pyramid
-
-BranchName = Literal["class", "box"]
-BRANCHES: dict[BranchName, str] = {"class": "classification_head", "box": "regression_head"}
-
-PRIOR = 0.01
-"""The probability of every class before training (arXiv 1708.02002, section 4.1)."""
-
-
-class Branch(nn.Module):
-    """``conv``, the tower of blocks over a map, and a 3x3 convolution of its own for each output.
-
-    Args:
-        width: channels of the maps.
-        blocks: the tower; ``conv`` is all their modules in a row.
-        outputs: name -> channels.
-    """
-
-    def __init__(self, width: int, blocks: Sequence[Sequence[nn.Module]], outputs: Mapping[str, int]) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(*(module for block in blocks for module in block))
-        for name, channels in outputs.items():
-            self.add_module(name, nn.Conv2d(width, channels, 3, padding=1))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-
-class Head(nn.Module):
-    """``classification_head`` and ``regression_head``, with the names of torchvision's."""
-
-    def __init__(self, classification: Branch, regression: Branch) -> None:
-        super().__init__()
-        self.classification_head, self.regression_head = classification, regression
-        nn.init.constant_(classification.cls_logits.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type, union-attr]
-
-
-def block_of(width: int) -> list[nn.Module]:
-    """Convolution, GroupNorm with 8 channels a group, ReLU: not in place, so that each can be tapped."""
-    return [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(width // 8, width), nn.ReLU()]
+from kdcore_detection.models.head import BRANCHES, BranchName, Head
 
 
 class Dense(Detector):
@@ -118,7 +77,7 @@ class Dense(Detector):
         logits = self.finish("class", 0, maps)
         towers = self._towers("box", 0, maps)
         raw = self.raw(towers)
-        anchors = self._anchors_of(image, maps).expand(len(image), -1, -1)
+        anchors = self._anchors_of(image, maps).expand(image.shape[0], -1, -1)  # len() would fix it in an export
         return {"logits": logits, "boxes": self.decode(raw, anchors), "anchors": anchors, **self.extras(towers, raw)}
 
     def finish(self, branch: BranchName, layer: int, maps: Sequence[Tensor]) -> Tensor:
@@ -130,7 +89,7 @@ class Dense(Detector):
         towers = self._towers(branch, layer, maps)
         if branch == "box":
             return self.raw(towers)
-        return laid_out(self.head.classification_head.cls_logits, towers, self.classes)
+        return self.head.classification_head.laid_out("cls_logits", towers, self.classes)
 
     def raw(self, towers: Sequence[Tensor]) -> Tensor:
         """What the box branch gives, (N, A, ...), from the ends of its towers."""
@@ -171,8 +130,8 @@ class Dense(Detector):
         ]
 
     def _towers(self, branch: BranchName, layer: int, maps: Sequence[Tensor]) -> list[Tensor]:
-        conv = self.head.get_submodule(BRANCHES[branch]).conv
-        rest: Any = conv[layer * self._block :] if layer else conv  # type: ignore[index]
+        conv = (self.head.classification_head if branch == "class" else self.head.regression_head).conv
+        rest = conv[layer * self._block :] if layer else conv
         return [rest(one) for one in maps]
 
     def _anchors_of(self, image: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -208,20 +167,6 @@ class Dense(Detector):
             )
 
 
-def check_head(classes: int, width: int, towers: int) -> None:
-    """Refuse a head that cannot be.
-
-    Raises:
-        ValueError: no class, a width that is no multiple of 8, or a negative number of convolutions.
-    """
-    if classes < 1:
-        raise ValueError(f"classes={classes}: there must be at least one to find")
-    if width < 8 or width % 8:
-        raise ValueError(f"width={width} is no multiple of 8, the channels of a group")
-    if towers < 0:
-        raise ValueError(f"towers={towers} is below 0")
-
-
 def squares(strides: Sequence[int]) -> list[Tensor]:
     """Of each level the square of one stride around the point (0, 0), (1, 4)."""
     return [torch.tensor([[-0.5, -0.5, 0.5, 0.5]]) * stride for stride in strides]
@@ -232,8 +177,3 @@ def boxes_at(distances: Tensor, anchors: Tensor) -> Tensor:
     x, y = centre(anchors)
     left, top, right, bottom = (upcast(distances) * (anchors[..., 2:3] - anchors[..., 0:1])).unbind(-1)
     return torch.stack([x - left, y - top, x + right, y + bottom], -1)
-
-
-def laid_out(convolution: nn.Module, maps: Sequence[Tensor], size: int) -> Tensor:
-    """A last convolution over the map of every level: (N, width, h, w) each -> (N, A, size)."""
-    return torch.cat([convolution(one).permute(0, 2, 3, 1).reshape(len(one), -1, size) for one in maps], 1)

@@ -163,8 +163,9 @@ class FasterRCNN(Detector):
             levels: ``pyramid.0`` to ``pyramid.3``.
             boxes: (N, K, 4), inside the image.
         """
-        seen = pooled(levels, boxes, finest=LEVELS[0], side=SIDE).to(levels[0].dtype)
-        features = self.roi_heads["box_head"](seen)
+        head: Any = self.roi_heads["box_head"]
+        # a loss runs this without autocast, on maps that were made with it
+        features = head(pooled(levels, boxes, finest=LEVELS[0], side=SIDE).to(head.fc6.weight.dtype))
         scores, deltas = self.roi_heads["box_predictor"](features)
         # torchvision's background is the first class
         logits = torch.cat([scores[:, 1:], scores[:, :1]], 1)

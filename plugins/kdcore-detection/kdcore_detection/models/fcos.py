@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from kdcore_detection.assign import by_centre
 from kdcore_detection.boxes import is_object
 from kdcore_detection.models.backbone import pyramid
-from kdcore_detection.models.dense import Branch, Dense, Head, block_of, boxes_at, check_head, laid_out, squares
+from kdcore_detection.models.dense import Dense, boxes_at, squares
+from kdcore_detection.models.head import Branch, Head, block_of, check_head
 
 
 class FCOS(Dense):
@@ -33,7 +34,7 @@ class FCOS(Dense):
         channels: of the image; filled in from the data. Backbones of torchvision take 3.
         backbone: a classifier of torchvision, or one of timm, such as ``timm/resnet10t``.
         backbone_weights: of torchvision (``IMAGENET1K_V1``) or timm (the tag, ``a1_in1k``), fetched when the model is
-            made; none by default, so that nothing is fetched. The ``mean`` and ``std`` they were trained with come along.
+            made; none by default, so that nothing is fetched. The ``mean`` and ``std`` of their training come along.
         levels: of the pyramid, in a row; level l has a stride of 2^l.
         width: channels of the pyramid and the head, a multiple of 8.
         towers: convolutions in each branch before its last one.
@@ -96,13 +97,13 @@ class FCOS(Dense):
 
     def raw(self, towers: Sequence[Tensor]) -> Tensor:
         """Distances to the left, top, right and bottom, in strides: (N, A, 4)."""
-        return F.relu(laid_out(self.head.regression_head.bbox_reg, towers, 4))
+        return F.relu(self.head.regression_head.laid_out("bbox_reg", towers, 4))
 
     def decode(self, raw: Tensor, anchors: Tensor) -> Tensor:
         return boxes_at(raw, anchors)
 
     def extras(self, towers: Sequence[Tensor], raw: Tensor) -> Signals:
-        return {"quality": laid_out(self.head.regression_head.bbox_ctrness, towers, 1).squeeze(-1)}
+        return {"quality": self.head.regression_head.laid_out("bbox_ctrness", towers, 1).squeeze(-1)}
 
     def match(self, anchors: Tensor, batch: Batch) -> Tensor:
         return by_centre(anchors, batch["boxes"], is_object(batch), radius=self.radius, reach=self.reach)

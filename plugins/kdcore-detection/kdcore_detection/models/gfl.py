@@ -13,7 +13,8 @@ from torch import Tensor
 from kdcore_detection.assign import by_statistics
 from kdcore_detection.boxes import centre, is_object
 from kdcore_detection.models.backbone import pyramid
-from kdcore_detection.models.dense import Branch, Dense, Head, block_of, boxes_at, check_head, laid_out, squares
+from kdcore_detection.models.dense import Dense, boxes_at, squares
+from kdcore_detection.models.head import Branch, Head, block_of, check_head
 
 
 class GFL(Dense):
@@ -33,7 +34,7 @@ class GFL(Dense):
         channels: of the image; filled in from the data. Backbones of torchvision take 3.
         backbone: a classifier of torchvision, or one of timm, such as ``timm/resnet10t``.
         backbone_weights: of torchvision (``IMAGENET1K_V1``) or timm (the tag, ``a1_in1k``), fetched when the model is
-            made; none by default, so that nothing is fetched. The ``mean`` and ``std`` they were trained with come along.
+            made; none by default, so that nothing is fetched. The ``mean`` and ``std`` of their training come along.
         levels: of the pyramid, in a row; level l has a stride of 2^l.
         width: channels of the pyramid and the head, a multiple of 8.
         towers: convolutions in each branch before its last one.
@@ -49,7 +50,7 @@ class GFL(Dense):
     Raises:
         ValueError: a backbone, levels or numbers that cannot be.
 
-    **Paper**: Li et al., Generalized Focal Loss, 2020 (arXiv 2006.04388); ATSS is Zhang et al., 2019 (arXiv 1912.02424).
+    **Paper**: Li et al., Generalized Focal Loss, 2020 (arXiv 2006.04388); ATSS: Zhang et al., 2019 (arXiv 1912.02424).
     **Deviation**: no factor of its own for each level; the detections are chosen from all levels together.
     """
 
@@ -97,7 +98,8 @@ class GFL(Dense):
 
     def raw(self, towers: Sequence[Tensor]) -> Tensor:
         """``distribution`` (N, A, 4, bins)."""
-        return laid_out(self.head.regression_head.bbox_reg, towers, 4 * self.bins).unflatten(-1, (4, self.bins))
+        flat = self.head.regression_head.laid_out("bbox_reg", towers, 4 * self.bins)
+        return flat.reshape(*flat.shape[:2], 4, self.bins)
 
     def decode(self, raw: Tensor, anchors: Tensor) -> Tensor:
         steps = torch.arange(self.bins, device=raw.device, dtype=torch.float32)

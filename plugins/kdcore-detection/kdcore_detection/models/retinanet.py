@@ -13,7 +13,8 @@ from torchvision.ops.misc import Conv2dNormActivation
 from kdcore_detection.assign import by_iou
 from kdcore_detection.boxes import decode, is_object
 from kdcore_detection.models.backbone import pyramid
-from kdcore_detection.models.dense import Branch, Dense, Head, check_head, laid_out
+from kdcore_detection.models.dense import Dense
+from kdcore_detection.models.head import Branch, Head, check_head
 
 
 class RetinaNet(Dense):
@@ -34,7 +35,7 @@ class RetinaNet(Dense):
         channels: of the image; filled in from the data. Backbones of torchvision take 3.
         backbone: a classifier of torchvision, or one of timm, such as ``timm/resnet10t``.
         backbone_weights: of torchvision (``IMAGENET1K_V1``) or timm (the tag, ``a1_in1k``), fetched when the model is
-            made; none by default, so that nothing is fetched. The ``mean`` and ``std`` they were trained with come along.
+            made; none by default, so that nothing is fetched. The ``mean`` and ``std`` of their training come along.
         levels: of the pyramid, in a row; level l has a stride of 2^l.
         width: channels of the pyramid and the head, a multiple of 8.
         towers: convolutions in each branch before its last one.
@@ -103,7 +104,7 @@ class RetinaNet(Dense):
 
     def raw(self, towers: Sequence[Tensor]) -> Tensor:
         """Shifts and logarithms of growth from the anchors, in the anchors' sides: (N, A, 4)."""
-        return laid_out(self.head.regression_head.bbox_reg, towers, 4)
+        return self.head.regression_head.laid_out("bbox_reg", towers, 4)
 
     def decode(self, raw: Tensor, anchors: Tensor) -> Tensor:
         return decode(raw, anchors)

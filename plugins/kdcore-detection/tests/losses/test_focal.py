@@ -92,5 +92,5 @@ def test_alpha_is_a_share(alpha: float):
 
 
 def test_gamma_is_not_negative():
-    with pytest.raises(ValueError, match="gamma=-1.0 is below 0: it would look at what is easy"):
+    with pytest.raises(ValueError, match=r"gamma=-1.0 is below 0: it would look at what is easy"):
         check_focal(0.25, -1.0)

@@ -10,7 +10,7 @@ from tiny import detector, task
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
-from two_stages import objects, two_stages
+from two_stages import objects, opinionated, two_stages
 
 from kdcore_detection.boxes import clip
 from kdcore_detection.losses.faster_rcnn import FasterRCNNLoss
@@ -24,7 +24,7 @@ SAMPLES = {"anchors": 5000, "positive_anchors": 1.0, "regions": 500, "positive_r
 @pytest.fixture
 def nets() -> tuple[FasterRCNN, FasterRCNN]:
     """Student and teacher, which are not equal; the teacher is sure of some things and unsure of others."""
-    teacher = two_stages(score_threshold=0.3).eval().requires_grad_(False)
+    teacher = opinionated(two_stages(score_threshold=0.3), objects()["image"]).eval().requires_grad_(False)
     student = copy.deepcopy(teacher).requires_grad_(True)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
@@ -83,7 +83,7 @@ def found_by(teacher_net: FasterRCNN, teacher: dict[str, Tensor]) -> Any:
 
 def test_low_by_hand(nets: tuple[FasterRCNN, FasterRCNN]):
     loss, batch = made(nets), images()
-    student, teacher = seen(nets, batch)
+    _, teacher = seen(nets, batch)
     chosen = unsure_one_by_one(loss, teacher, found_by(nets[1], teacher))
     assert 3 < len(chosen) < 50
     again = nets[0](0.7 * batch["image"] + 0.1, proposals=teacher["proposals"])
@@ -121,7 +121,9 @@ def test_the_rest_is_the_detector_s_own_loss_on_the_sure_boxes(nets: tuple[Faste
 
 def test_a_teacher_that_is_sure_of_nothing_leaves_only_the_unsure(nets: tuple[FasterRCNN, FasterRCNN]):
     found = run(made(nets, sure=1.0), nets, images())
-    assert [(float(found[name].sum), int(found[name].count)) for name in found if name != "low"] == [(0.0, 0)] * 4
+    assert [(float(found[name].sum.detach()), int(found[name].count)) for name in found if name != "low"] == [
+        (0.0, 0)
+    ] * 4
     assert int(found["low"].count) > int(run(made(nets), nets, images())["low"].count)
 
 
@@ -196,7 +198,7 @@ def test_a_negative_scale():
 
 
 def test_nets_of_another_kind(nets: tuple[FasterRCNN, FasterRCNN]):
-    with pytest.raises(ValueError, match="the teacher is a FCOS, and this loss is for `detection.faster_rcnn`"):
+    with pytest.raises(ValueError, match=r"the teacher is a FCOS, and this loss is for `detection.faster_rcnn`"):
         LPLD().setup({}, {}, {"student": nets[0], "teacher": detector("fcos")}.__getitem__)
 
 

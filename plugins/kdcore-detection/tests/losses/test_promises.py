@@ -1,11 +1,12 @@
-"""What kdcore promises of every loss, checked on each that this plugin registers."""
+"""What kdcore promises of every loss, checked on those of dense detectors; ``test_promises_sets`` has the others."""
 
 from __future__ import annotations
 
 import distillers
 import pytest
 import supervised
-from kdcore.testing import check_loss
+import test_promises_sets
+from kdcore.testing import check_loss, registered
 
 CASES = {**distillers.CASES, **supervised.CASES}
 
@@ -21,3 +22,8 @@ def test_it_keeps_what_a_loss_promises(name: str):
 def test_it_compiles(name: str):
     make, given = CASES[name]
     check_loss(make, **given, only=["compile"])
+
+
+def test_no_loss_is_forgotten():
+    made = {name: make for cases in (CASES, test_promises_sets.CASES) for name, (make, _) in cases.items()}
+    assert {name.partition(":")[0]: type(make()) for name, make in made.items()} == registered("detection", "loss")

@@ -81,5 +81,5 @@ def test_reach_decides_the_level():
 
 @pytest.mark.parametrize("given", [{"radius": 0.0}, {"reach": -1.0}])
 def test_what_cannot_be_is_named(given: dict[str, float]):
-    with pytest.raises(ValueError, match="radius=.* and reach=.* must be above 0"):
+    with pytest.raises(ValueError, match=r"radius=.* and reach=.* must be above 0"):
         detector(**given)

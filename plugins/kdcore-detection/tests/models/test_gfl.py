@@ -53,5 +53,5 @@ def test_more_candidates_give_other_positions():
 
 @pytest.mark.parametrize("given", [{"bins": 1}, {"size": 0.0}, {"nearest": 0}])
 def test_what_cannot_be_is_named(given: dict[str, Any]):
-    with pytest.raises(ValueError, match="bins=.*, size=.*, nearest=.*: at least 2 bins, above 0, and at least 1"):
+    with pytest.raises(ValueError, match=r"bins=.*, size=.*, nearest=.*: at least 2 bins, above 0, and at least 1"):
         detector("gfl", **given)

@@ -155,9 +155,10 @@ def test_the_task_runs_it_and_assigns_nothing(name: str, image: Tensor):
 @every
 def test_the_deployed_net_answers_from_the_image(name: str, image: Tensor):
     net = MAKERS[name](detections=5)
-    found = Boxes(classes=3).deploy(net)(image)
-    assert found.boxes.shape == (2, 5, 4)
-    assert found.labels.dtype == torch.int64
+    boxes, scores, labels = Boxes(classes=3).deploy(net)(image)
+    assert boxes.shape == (2, 5, 4)
+    assert scores.shape == (2, 5)
+    assert labels.dtype == torch.int64
 
 
 @every

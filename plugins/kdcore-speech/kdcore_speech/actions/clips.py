@@ -19,5 +19,7 @@ def training_clips(data: Data, action: str, *answers: str) -> Clips:
         raise RunError(f"`speech.{action}` reads training clips of sound, and the data is a {type(data).__name__}")
     if not any(answer in clips.answers for answer in answers):
         wanted, found = (" or ".join(f"`{name}`" for name in names) for names in (answers, clips.answers))
-        raise RunError(f"`speech.{action}` reads clips with {wanted}, and the data ({type(data).__name__}) gives {found}")
+        raise RunError(
+            f"`speech.{action}` reads clips with {wanted}, and the data ({type(data).__name__}) gives {found}"
+        )
     return clips

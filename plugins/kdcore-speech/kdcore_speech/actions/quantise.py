@@ -31,17 +31,16 @@ class Quantise:
         layer: a place in it that gives (N, T, D), as in a tap: ``encoder.blocks.3``.
         codebooks: bytes of a frame; 8 of 768 float32 values are 1/384.
         frames: how many frames the codebooks are trained on, at least; all, where there are fewer.
-        rounds: how often each codebook is improved.
         batch_size: clips at a time.
 
     Raises:
-        ValueError: a number below 1, or ``rounds`` below 0.
+        ValueError: a number below 1.
 
     **Paper**: Guo et al., Predicting Multi-Codebook Vector Quantization Indexes for Knowledge Distillation, 2022
     (arXiv 2211.00508).
     **Deviation**: the paper trains codebooks and a network that guesses the codes by gradient descent, with a term that
-    spreads the use of the entries, and refines the guesses; here codebooks are means of what they stand for, and codes
-    are refined from the nearest entries. Nothing is left to tune.
+    spreads the use of the entries, and refines the guesses; here each codebook is found by k-means on what those before
+    it leave, and codes by a beam search. There is nothing to tune.
     """
 
     def __init__(
@@ -50,18 +49,14 @@ class Quantise:
         model: str,
         layer: str,
         codebooks: int = 8,
-        frames: int = 50_000,
-        rounds: int = 10,
+        frames: int = 20_000,
         batch_size: int = 16,
     ) -> None:
         for name, value in (("codebooks", codebooks), ("frames", frames), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name}={value}: give at least 1")
-        if rounds < 0:
-            raise ValueError(f"rounds={rounds}: give 0 or more")
         self._model, self._layer = model, layer
-        self._codebooks, self._frames, self._rounds = codebooks, frames, rounds
-        self._batch_size = batch_size
+        self._codebooks, self._frames, self._batch_size = codebooks, frames, batch_size
 
     def __call__(self, models: Models, data: Data) -> dict[str, Tensor]:
         """
@@ -94,12 +89,12 @@ class Quantise:
                 break
         seen = torch.cat(found)
         try:
-            quantiser = fit(seen, codebooks=self._codebooks, rounds=self._rounds, seed=data.seed)
+            quantiser = fit(seen, codebooks=self._codebooks, seed=data.seed)
         except ValueError as error:
             raise RunError(f"`speech.quantise`: {error}: take more clips") from error
         data.notes.append(
             f"codes of `{self._model}` at `{self._layer}`: {self._codebooks} bytes a frame instead of "
-            f"{4 * seen.shape[1]}, and {quantiser.error(seen):.1%} of the variance lost"
+            f"{4 * seen.shape[1]}, and {quantiser.loss(seen):.1%} of the variance lost"
         )
         return quantiser
 

@@ -18,9 +18,9 @@ Models = Callable[[str], nn.Module]
 class Rehearse:
     """A table of the clips of one step: ``id``, ``rehearsed`` bool (M,).
 
-    All clips of the classes that are new in this step, and ``memory`` of each earlier class, which are marked. A later stage
-    with ``data: {table: THIS_STAGE}`` trains on them; ``speech.slu_features`` and ``speech.slu_predictions`` then teach the
-    marked ones what the net knew before.
+    All clips of the classes that are new in this step, and ``memory`` of each earlier class, which are marked. A
+    later stage with ``data: {table: THIS_STAGE}`` trains on them; ``speech.slu_features`` and
+    ``speech.slu_predictions`` then teach the marked ones what the net knew before.
 
     A clip's class is its label, or the first token of its transcript: sequence-to-sequence nets for spoken language
     understanding say the intent first.
@@ -33,9 +33,9 @@ class Rehearse:
     Raises:
         ValueError: no new class, one that is new and old, or ``old`` without a ``memory``, or the other way round.
 
-    **Paper**: Cappellazzo, Falavigna, Brutti, An Investigation of the Combination of Rehearsal and Knowledge Distillation in
-    Continual Learning for Spoken Language Understanding, 2022 (arXiv 2211.08161); Cappellazzo et al., 2023 (arXiv
-    2305.13899). **Deviation**: clips are drawn at random, as many of each class.
+    **Paper**: Cappellazzo, Falavigna, Brutti, An Investigation of the Combination of Rehearsal and Knowledge
+    Distillation in Continual Learning for Spoken Language Understanding, 2022 (arXiv 2211.08161); Cappellazzo et al.,
+    2023 (arXiv 2305.13899). **Deviation**: clips are drawn at random, as many of each class.
     """
 
     def __init__(self, *, new: list[int], old: list[int] | None = None, memory: int = 0) -> None:
@@ -44,7 +44,9 @@ class Rehearse:
         if not new or both:
             raise ValueError(f"new={new}, old={old}: give one new class at least, and none that is old as well")
         if bool(earlier) != (memory > 0):
-            raise ValueError(f"old={old} with memory={memory}: give earlier classes, and how many clips of each are kept")
+            raise ValueError(
+                f"old={old} with memory={memory}: give earlier classes, and how many clips of each are kept"
+            )
         self._new, self._old, self._memory = sorted(set(new)), sorted(set(earlier)), memory
 
     def __call__(self, models: Models, data: Data) -> dict[str, Tensor]:

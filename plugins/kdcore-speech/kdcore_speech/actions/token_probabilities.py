@@ -24,11 +24,11 @@ SPACES = (" ", "|", "\N{LOWER ONE EIGHTH BLOCK}")
 class TokenProbabilities:
     """A table of the training clips: ``id``, ``soft_tokens`` int64 (M, U, K), ``soft_probabilities`` (M, U, K).
 
-    Each token of a transcript is masked in turn, and the model says what stands there, from the tokens on both sides. Of
-    the data's labels the K likeliest are kept. ``speech.bert_ctc`` teaches them to a recogniser.
+    Each token of a transcript is masked in turn, and the model says what stands there, from the tokens on both sides.
+    Of the data's labels the K likeliest are kept. ``speech.bert_ctc`` teaches them to a recogniser.
 
-    The data's symbols must be tokens of the model: characters of a model of characters, words or word pieces of BERT (give
-    the data its vocabulary). Other tokens are left out of the distribution.
+    The data's symbols must be tokens of the model: characters of a model of characters, words or word pieces of BERT
+    (give the data its vocabulary). Other tokens are left out of the distribution.
 
     Args:
         path: the folder of a masked language model of transformers, with its tokenizer.
@@ -62,6 +62,8 @@ class TokenProbabilities:
         places = self._places(tokenizer, [data.facts["symbols"][label] for label in labels])
         reader = _Reader(model, tokenizer, torch.tensor(labels), places, self._temperature)
         found = [self._said(reader, torch.as_tensor(tokens)) for tokens in clips.answers["tokens"]]
+        if not any(len(best) for best, _ in found):
+            raise RunError("`speech.token_probabilities`: no training clip has a transcript")
         return {
             "id": clips.ids,
             "soft_tokens": pad_sequence([best for best, _ in found], batch_first=True, padding_value=IGNORE),
@@ -71,8 +73,9 @@ class TokenProbabilities:
     def _said(self, reader: _Reader, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Of one transcript (U,): (U, K) twice."""
         known = tokens[tokens != IGNORE]
-        rows = [reader(known, part) for part in torch.arange(len(known)).split(self._batch_size)]
-        probabilities = torch.cat(rows) if rows else torch.zeros(0, len(reader.labels))
+        places, size = torch.arange(len(known)), self._batch_size
+        parts = [reader(known, places[start : start + size]) for start in range(0, len(known), size)]
+        probabilities = torch.cat([torch.zeros(0, len(reader.labels)), *parts])
         best = probabilities.topk(min(self._top, len(reader.labels)))
         return reader.labels[best.indices], best.values
 
@@ -80,7 +83,9 @@ class TokenProbabilities:
         import transformers
 
         if not self._path.is_dir():
-            raise RunError(f"{self._path}: there is no such folder; give one with a masked language model of transformers")
+            raise RunError(
+                f"{self._path}: there is no such folder; give one with a masked language model of transformers"
+            )
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self._path)
             model = transformers.AutoModelForMaskedLM.from_pretrained(self._path)
@@ -95,7 +100,9 @@ class TokenProbabilities:
         """Where the model says each symbol."""
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         found = {
-            symbol: next((vocabulary[one] for one in (SPACES if symbol == " " else (symbol,)) if one in vocabulary), None)
+            symbol: next(
+                (vocabulary[one] for one in (SPACES if symbol == " " else (symbol,)) if one in vocabulary), None
+            )
             for symbol in symbols
         }
         unknown = [symbol for symbol, place in found.items() if place is None]
@@ -120,7 +127,7 @@ class _Reader:
         self._model, self._mask, self._temperature = model, tokenizer.mask_token_id, temperature
         self._places = places
         self._of_label = torch.zeros(int(labels.max()) + 1, dtype=torch.int64).index_copy(0, labels, places)
-        marks = tokenizer.build_inputs_with_special_tokens([self._mask])
+        marks = tokenizer(tokenizer.mask_token).input_ids
         middle = marks.index(self._mask)
         self._begin, self._end = torch.tensor(marks[:middle]).long(), torch.tensor(marks[middle + 1 :]).long()
 

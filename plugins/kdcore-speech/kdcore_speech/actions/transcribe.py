@@ -25,29 +25,30 @@ Models = Callable[[str], nn.Module]
 class Transcribe:
     """A table of the training clips with the transcripts that a model gives them: ``id``, ``tokens`` (M, U).
 
-    A later stage with ``data: {table: THIS_STAGE}`` trains on these: sequence-level distillation, where they replace what
-    people wrote, and pseudo-labels, where people wrote nothing. A CTC net is decoded by its best path. A sequence-to-sequence
-    net has a method ``transcribe(audio, audio_lengths) -> tokens (N, U)``, -100 behind each end, and is asked for it.
+    A later stage with ``data: {table: THIS_STAGE}`` trains on these: sequence-level distillation, where they replace
+    what people wrote, and pseudo-labels, where people wrote nothing. A CTC net is decoded by its best path. A
+    sequence-to-sequence net has a method ``transcribe(audio, audio_lengths) -> tokens (N, U)``, -100 behind each end,
+    and is asked for it.
 
     A clip in which nothing is heard stays, without a transcript: it may teach frames. How far the model is from what
     people wrote is said, and written into the report.
 
     Args:
         model: of the recipe, which hears.
-        known: what becomes of transcripts that are known: ``replace`` them, as Kim and Rush do, or ``keep`` them and only
-            fill the gaps that ``data.labels`` or a manifest without ``text`` leaves.
+        known: what becomes of transcripts that are known: ``replace`` them, as Kim and Rush do, or ``keep`` them and
+            only fill the gaps that ``data.labels`` or a manifest without ``text`` leaves.
         max_wer: leaves a clip out where the model's word error rate is above this; 0.1 in the paper. A clip whose
-            transcript nobody knows cannot be judged, and stays.
+            transcript nobody knows cannot be judged, and stays. Not with ``known: keep``.
         normaliser: of both texts, for ``max_wer``.
         batch_size: clips at a time.
 
     Raises:
-        ValueError: ``max_wer`` is below 0, or ``batch_size`` below 1.
+        ValueError: ``max_wer`` is below 0, or given with ``known: keep``; ``batch_size`` is below 1.
 
     **Paper**: Kim and Rush, Sequence-Level Knowledge Distillation, 2016 (arXiv 1606.07947), section 3.2; Takashima, Li,
-    Kawai, An Investigation of a Knowledge Distillation Method for CTC Acoustic Models, ICASSP 2018; ``max_wer``: Gandhi, von
-    Platen, Rush, Distil-Whisper, 2023 (arXiv 2311.00430), section 4. **Deviation**: the best path instead of a beam, and
-    one hypothesis a clip, where Takashima et al. use several.
+    Kawai, An Investigation of a Knowledge Distillation Method for CTC Acoustic Models, ICASSP 2018; ``max_wer``:
+    Gandhi, von Platen, Rush, Distil-Whisper, 2023 (arXiv 2311.00430). **Deviation**: the best path instead of a beam,
+    and one hypothesis a clip, where Takashima et al. use several.
     """
 
     def __init__(
@@ -61,6 +62,10 @@ class Transcribe:
     ) -> None:
         if max_wer is not None and not max_wer >= 0:
             raise ValueError(f"max_wer={max_wer}: give a rate of 0 or more, or leave it out to keep every clip")
+        if max_wer is not None and known == "keep":
+            raise ValueError(
+                f"max_wer={max_wer}: it judges by transcripts that are known, and `known: keep` keeps these"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give at least 1")
         self._model, self._known, self._max_wer, self._batch_size = model, known, max_wer, batch_size
@@ -107,8 +112,8 @@ class Transcribe:
         found: Any = model(*sound)
         if not (hasattr(found, "logits") and hasattr(found, "frames")):
             raise RunError(
-                f"`speech.transcribe`: `{self._model}` returned a {type(found).__name__}; a CTC net returns `logits` and "
-                "`frames`, a sequence-to-sequence net has a method `transcribe`"
+                f"`speech.transcribe`: `{self._model}` returned a {type(found).__name__}; a CTC net returns `logits` "
+                "and `frames`, a sequence-to-sequence net has a method `transcribe`"
             )
         return greedy(found.logits, found.frames, blank)
 
@@ -132,7 +137,9 @@ class Transcribe:
             )
         said = f"`{self._model}` transcribed {len(known)} training clips"
         if words.sum() > 0:
-            said += f", with a word error rate of {wrong.sum() / words.sum():.3f} in the {int(known.sum())} that are known"
+            said += (
+                f", with a word error rate of {wrong.sum() / words.sum():.3f} in the {int(known.sum())} that are known"
+            )
         if len(kept) < len(known):
             said += f"; {len(known) - len(kept)} above {self._max_wer} were left out"
         data.notes.append(said)

@@ -78,9 +78,9 @@ class Clips:
 class SpeechData(Data):
     """Clips of sound with transcripts or labels. A subclass implements :meth:`clips`.
 
-    A batch holds ``audio`` float32 (N, S), padded with zeros, ``audio_lengths`` int64 (N,), ``id``, and ``tokens`` int64
-    (N, U), -100 behind a transcript's end, or ``labels`` int64 (N,). Batches of training hold clips of similar length;
-    validation and test go from the shortest to the longest.
+    A batch holds ``audio`` float32 (N, S), padded with zeros, ``audio_lengths`` int64 (N,), ``id``, and ``tokens``
+    int64 (N, U), -100 behind a transcript's end, or ``labels`` int64 (N,). Batches of training hold clips of similar
+    length; validation and test go from the shortest to the longest.
 
     Args:
         batch_size: samples in a batch at most, over all devices together.
@@ -129,8 +129,8 @@ class SpeechData(Data):
         known = torch.tensor([bool((one >= 0).any()) for one in tokens])
         if not 1 <= keep <= int(known.sum()):
             raise ValueError(
-                f"labels={keep}: give from 1 to {int(known.sum())}, the training clips that have a transcript, or leave "
-                "it out to keep them all"
+                f"labels={keep}: give from 1 to {int(known.sum())}, the training clips that have a transcript, or "
+                "leave it out to keep them all"
             )
         # those without a transcript come last, and none of them is kept
         order = (sample_seeds(seed, clips.ids) >> 1).masked_fill(~known, 1 << 62).argsort(stable=True)

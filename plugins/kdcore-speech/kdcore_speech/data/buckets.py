@@ -17,9 +17,9 @@ SPREAD = 1.1
 class BucketBatches(EpochBatches):
     """The batches of one rank: samples change places within their bucket, and batches with each other, each epoch.
 
-    Sorted by length, the samples are cut into buckets, and into batches that hold as many as the limits allow whoever of
-    its bucket stands in which place. So the number and the sizes of the batches are the same in all epochs, no batch
-    exceeds the limits, and only a batch between two buckets holds samples that differ by more than ``SPREAD``.
+    Sorted by length, the samples are cut into buckets, and into batches that hold as many as the limits allow whoever
+    of its bucket stands in which place. So the number and the sizes of the batches are the same in all epochs, no
+    batch exceeds the limits, and only a batch between two buckets holds samples that differ by more than ``SPREAD``.
 
     Args:
         n: number of samples.

@@ -83,9 +83,7 @@ class AudioFiles(SpeechData):
         keep: Keep,
         workers: int,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size, batch_seconds=batch_seconds, sample_rate=sample_rate, labels=labels
-        )
+        super().__init__(batch_size=batch_size, batch_seconds=batch_seconds, sample_rate=sample_rate, labels=labels)
         for name, value in (("max_duration", max_duration), ("workers", workers)):
             if value is not None and value < 0:
                 raise ValueError(f"{name}={value}: give 0 or more")
@@ -200,8 +198,8 @@ class _Report:
         self._bytes += in_memory * 4 * round(seconds * self._sample_rate)
         if self._bytes > MEMORY_LIMIT:
             raise RunError(
-                f"the split `{self._name}` takes more than {MEMORY_LIMIT // 2**30} GiB of memory: set `keep: disk`, and "
-                "perhaps `workers: 4`"
+                f"the split `{self._name}` takes more than {MEMORY_LIMIT // 2**30} GiB of memory: set `keep: disk`, "
+                "and perhaps `workers: 4`"
             )
 
     def notes(self, max_duration: float | None, kept: int) -> list[str]:

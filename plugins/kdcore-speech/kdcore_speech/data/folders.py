@@ -16,8 +16,8 @@ ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 
 
 class Folders(AudioFiles):
-    """``path/CLASS/*.wav``, or ``path/train/CLASS/*.wav`` beside ``val`` and perhaps ``test``. The classes are the folders of
-    ``path`` (or ``train``) by name.
+    """``path/CLASS/*.wav``, or ``path/train/CLASS/*.wav`` beside ``val`` and perhaps ``test``. The classes are the
+    folders of ``path`` (or ``train``) by name.
 
     Args:
         path: the folder.

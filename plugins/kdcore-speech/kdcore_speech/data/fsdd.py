@@ -48,9 +48,9 @@ class FSDD(SpeechData):
     The official split: index 0 to 4 of each digit and speaker is the test; 5 to 9 is validation here. With
     ``leave_out`` the test is all that one speaker says, who is in no other split.
 
-    With ``strings`` a clip is 3 to 7 recordings of one speaker and split, drawn by the string's id and no recipe's seed,
-    with up to 0.2 s of silence between them: transcripts of words ``0`` to ``9``, for a recogniser. Without, a clip is one
-    recording with a label.
+    With ``strings`` a clip is 3 to 7 recordings of one speaker and split, drawn by the string's id and no recipe's
+    seed, with up to 0.2 s of silence between them: transcripts of words ``0`` to ``9``, for a recogniser. Without, a
+    clip is one recording with a label.
 
     Args:
         path: the folder of the recordings.
@@ -90,7 +90,9 @@ class FSDD(SpeechData):
     ) -> None:
         super().__init__(batch_size=batch_size, batch_seconds=batch_seconds, sample_rate=sample_rate, labels=labels)
         if strings is not None and not (strings >= 1 and 1 <= digits[0] <= digits[1]):
-            raise ValueError(f"strings={strings} of {list(digits)} digits: give 1 or more, and [least, most] of 1 or more")
+            raise ValueError(
+                f"strings={strings} of {list(digits)} digits: give 1 or more, and [least, most] of 1 or more"
+            )
         self._files = divided(recordings_in(Path(path)), leave_out)
         self._counts = None if strings is None else {"train": strings, **STRINGS}
         self._digits, self._label = digits, label
@@ -131,7 +133,9 @@ class FSDD(SpeechData):
         for seed in sample_seeds(SPLIT_SEED, ids).tolist():
             places, gaps = draw(list(by_speaker.values()), self._digits, seed)
             silences = [sounds[0].new_zeros(round(gap * self.sample_rate)) for gap in gaps]
-            pieces = [piece for pair in zip(silences, (sounds[place] for place in places), strict=True) for piece in pair]
+            pieces = [
+                piece for pair in zip(silences, (sounds[place] for place in places), strict=True) for piece in pair
+            ]
             joined.append(torch.cat(pieces))
             tokens.append(torch.tensor(self._vocabulary.encode(" ".join(str(files[place].digit) for place in places))))
         return Clips(ids, self._seconds_of(joined), joined.__getitem__, {"tokens": tokens})
@@ -162,7 +166,9 @@ def recordings_in(folder: Path) -> list[Recording]:
         raise RunError(f"{folder}: there is no such folder")
     matches = [(file, match) for file in folder.iterdir() if (match := NAME.fullmatch(file.name))]
     if not matches:
-        raise RunError(f"{folder}: holds no recording named DIGIT_SPEAKER_INDEX.flac or .wav, such as 7_jackson_32.flac")
+        raise RunError(
+            f"{folder}: holds no recording named DIGIT_SPEAKER_INDEX.flac or .wav, such as 7_jackson_32.flac"
+        )
     found = [Recording(file, int(match[1]), match[2], int(match[3])) for file, match in matches]
     return sorted(found, key=lambda one: one[1:])
 
@@ -188,7 +194,7 @@ def divided(recordings: Sequence[Recording], leave_out: str | None) -> dict[Spli
     empty = [name for name, files in found.items() if not files]
     if empty:
         raise RunError(
-            f"{recordings[0].path.parent}: no recording is left for the split `{empty[0]}`: index 0 to 4 is the test, 5 to 9 "
-            "validation, and what follows is trained on"
+            f"{recordings[0].path.parent}: no recording is left for the split `{empty[0]}`: index 0 to 4 is the test, "
+            "5 to 9 validation, and what follows is trained on"
         )
     return found

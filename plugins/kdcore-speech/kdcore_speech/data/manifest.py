@@ -107,7 +107,9 @@ def read_manifest(file: Path, normaliser: Normaliser) -> list[Clip]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{file}: the manifest cannot be read ({type(error).__name__}): write UTF-8, JSON a line") from error
+        raise RunError(
+            f"{file}: the manifest cannot be read ({type(error).__name__}): write UTF-8, JSON a line"
+        ) from error
     clips = list(_clips(file, lines, normaliser))
     if not clips:
         raise RunError(f"{file}: the manifest is empty: write a line for each clip with {FIELDS}")

@@ -37,22 +37,23 @@ DETUNED = 0.018
 TWIST = 6.0
 """The two tones of a key differ by so many decibels at most, either way."""
 
-NOISE = (-5.0, 15.0)
+NOISE = (-2.0, 15.0)
 """Decibels that the tones are above (or below) the noise; one draw for each string."""
 
 
 class Tones(SpeechData):
-    """Strings of 3 to 7 telephone keys, two tones each, in noise: 600 to train on, 100 for validation, 200 for the test.
+    """Strings of 3 to 7 telephone keys, two tones each, in noise: 600 to train on, 100 for validation, 200 for the
+    test.
 
-    16 keys; transcripts are words, one a key. A string is a pure function of its split and number; no recipe's seed changes
-    it. Held in memory.
+    16 keys; transcripts are words, one a key. A string is a pure function of its split and number; no recipe's seed
+    changes it. Held in memory.
 
     Args:
         batch_size: strings in a batch at most, over all devices together.
         batch_seconds: seconds in a batch of training at most, padding included.
         sample_rate: of the waveforms, 4000 at least.
-        labels: keep the transcripts of only so many training strings, chosen by the recipe's seed; the others stay, for a
-            teacher to speak about.
+        labels: keep the transcripts of only so many training strings, chosen by the recipe's seed; the others stay,
+            for a teacher to speak about.
 
     Raises:
         ValueError: a rate that cannot hold the tones, or more labels than strings.

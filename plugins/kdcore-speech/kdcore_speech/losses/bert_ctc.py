@@ -18,16 +18,17 @@ from kdcore_speech.losses.clips import in_clip
 class BertCTC(Loss):
     """``h CE(y_u, q_u) + (1 - h) KL(p_u || q_u)`` of every token u, mean over tokens.
 
-    q_u = what a small attention decoder says of token u from the tokens before it and from an activation of the student's
-    encoder; p_u = what a masked language model says of it from all other tokens of the transcript; y_u = the token. The
-    decoder belongs to this loss and is dropped with it: the student stays a CTC net. Where ``at:`` names a tap with
-    several activations (``encoder.blocks.(3..7)``), each gets a decoder and a loss of its own.
+    q_u = what a small attention decoder says of token u from the tokens before it and from an activation of the
+    student's encoder; p_u = what a masked language model says of it from all other tokens of the transcript; y_u =
+    the token. The decoder belongs to this loss and is dropped with it: the student stays a CTC net. Where ``at:``
+    names a tap with several activations (``encoder.blocks.(3..7)``), each gets a decoder and a loss of its own.
 
-    The teacher reads text, so it is no model of a stage: the action ``speech.token_probabilities`` writes what it says, and
-    ``data: {table: STAGE}`` lays it beside the transcripts.
+    The teacher reads text, so it is no model of a stage: the action ``speech.token_probabilities`` writes what it
+    says, and ``data: {table: STAGE}`` lays it beside the transcripts.
 
-    **Shape**: ``student.feature`` (N, T, D). The batch's ``tokens`` (N, U), -100 behind a transcript's end; ``soft_tokens``
-    (N, at least U, K), the K labels that are likeliest, and ``soft_probabilities`` of the same shape, 0 where there is none.
+    **Shape**: ``student.feature`` (N, T, D). The batch's ``tokens`` (N, U), -100 behind a transcript's end;
+    ``soft_tokens`` (N, at least U, K), the K labels that are likeliest, and ``soft_probabilities`` of the same shape,
+    0 where there is none.
 
     **Reduction**: ``count`` is the number of tokens.
 
@@ -46,9 +47,10 @@ class BertCTC(Loss):
 
     **Paper**: Hentschel et al., Keep Decoding Parallel with Effective Knowledge Distillation from Language Models to
     End-to-end Speech Recognisers, 2024 (arXiv 2401.11700): decoders on intermediate and final layers; Futami et al.,
-    Distilling the Knowledge of BERT for Sequence-to-Sequence ASR, 2020 (arXiv 2008.03822): soft labels of the K likeliest
-    tokens. **Deviations**: sizes of the decoder are ours; KL instead of cross-entropy, which differs by the teacher's
-    entropy; where the papers' BERT and recogniser share a vocabulary, here the labels of the data are looked up in BERT's.
+    Distilling the Knowledge of BERT for Sequence-to-Sequence ASR, 2020 (arXiv 2008.03822): soft labels of the K
+    likeliest tokens. **Deviations**: sizes of the decoder are ours; KL instead of cross-entropy, which differs by the
+    teacher's entropy; where the papers' BERT and recogniser share a vocabulary, here the labels of the data are
+    looked up in BERT's.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.feature"})
@@ -147,7 +149,8 @@ def _divergence(log_q: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
     size = log_q.shape[1]
     labels, p = labels[:, :size].clamp(min=0), upcast(probabilities[:, :size])
     p = p / p.sum(-1, keepdim=True).clamp(min=1e-12)
-    return (torch.special.xlogy(p, p) - p * log_q.gather(-1, labels)).sum(-1)
+    entropy: Tensor = torch.special.xlogy(p, p)
+    return (entropy - p * log_q.gather(-1, labels)).sum(-1)
 
 
 def _check(feature: Tensor) -> None:
@@ -157,8 +160,12 @@ def _check(feature: Tensor) -> None:
 
 def _column(batch: Batch, name: str) -> Tensor:
     if name not in batch:
-        advice = "" if name == "tokens" else (
-            ": run the action `speech.token_probabilities` in a stage before, and give `data: {table: THAT_STAGE}`"
+        advice = (
+            ""
+            if name == "tokens"
+            else (
+                ": run the action `speech.token_probabilities` in a stage before, and give `data: {table: THAT_STAGE}`"
+            )
         )
         raise KeyError(f"`speech.bert_ctc` reads the batch's `{name}`, which this data does not give{advice}")
     column: Tensor = batch[name]

@@ -12,8 +12,8 @@ from kdcore_speech.tasks.audio import audio_of
 def in_clip(batch: Batch, size: int) -> Tensor:
     """Bool (N, size): frames whose middle lies in the clip, and the first one of each.
 
-    ``size`` frames cover the batch's audio, padding included, evenly. An activation inside a net has no ``frames`` of its
-    own, and they may be other ones than those of its logits.
+    ``size`` frames cover the batch's audio, padding included, evenly. An activation inside a net has no ``frames`` of
+    its own, and they may be other ones than those of its logits.
 
     Raises:
         KeyError: the batch has no ``audio``.

@@ -34,7 +34,8 @@ class CTC(Loss):
     Raises:
         KeyError: the batch has no ``tokens``.
 
-    **Paper**: Graves et al., Connectionist Temporal Classification, ICML 2006, eq. 8.
+    **Paper**: Graves et al., Connectionist Temporal Classification, ICML 2006, eq. 8. Computed by torch's own kernel,
+    which reads the lengths on the host: on a GPU each step waits once, and ``torch.compile`` breaks the graph there.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.logits", "student.frames"})
@@ -53,8 +54,8 @@ class CTC(Loss):
         times = int(self.impossible)
         if times:
             warnings.warn(
-                f"{times} times a training transcript had more tokens than its clip has frames: it taught nothing. Use a "
-                "net with a smaller `stride`, or leave such clips out",
+                f"{times} times a training transcript had more tokens than its clip has frames: it taught nothing. Use "
+                "a net with a smaller `stride`, or leave such clips out",
                 stacklevel=2,
             )
             self.impossible.zero_()

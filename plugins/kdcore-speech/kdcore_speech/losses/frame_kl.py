@@ -17,8 +17,8 @@ from kdcore_speech.losses.moments import moments
 class FrameKL(Loss):
     """``T^2 KL(softmax(teacher.logits / T) || softmax(student.logits / T))``, mean over the chosen frames.
 
-    A CTC net says blank in most frames and a label in few. ``around`` chooses frames by what the teacher's best label is.
-    The nets may differ in frame rate: see :func:`kdcore_speech.losses.moments.moments`.
+    A CTC net says blank in most frames and a label in few. ``around`` chooses frames by what the teacher's best label
+    is. The nets may differ in frame rate: see :func:`kdcore_speech.losses.moments.moments`.
 
     **Shape**: ``student.logits`` (N, T, V) with ``student.frames`` (N,), ``teacher.logits`` (N, T', V) with
     ``teacher.frames`` (N,).
@@ -28,9 +28,10 @@ class FrameKL(Loss):
 
     Args:
         blank: the label that says nothing; filled in from the data.
-        around: chooses the frames in which the teacher says a label, and so many before and after each of them: 0 leaves
-            out every blank frame. By default all frames count, as in ``kl``. With 0 nothing teaches the student to say
-            blank, so it wants ``speech.ctc`` beside it; with some frames around, Hilmes et al. go without transcripts.
+        around: chooses the frames in which the teacher says a label, and so many before and after each of them: 0
+            leaves out every blank frame. By default all frames count, as in ``kl``. With 0 nothing teaches the
+            student to say blank, so it wants ``speech.ctc`` beside it; with some frames around, Hilmes et al. go
+            without transcripts.
         temperature: T, a number above 0 or a schedule; 1 by default, the plain divergence.
 
     Raises:
@@ -39,8 +40,8 @@ class FrameKL(Loss):
     **Paper**: all frames: Senior et al., Acoustic Modelling with CD-CTC-sMBR LSTM RNNs, ASRU 2015; Kim et al., Improved
     Training for Online End-to-End Speech Recognition Systems, 2017 (arXiv 1711.02212). ``around``: Hilmes, Rossenbach,
     Schlüter, Analyzing the Importance of Blank for CTC-Based Knowledge Distillation, 2025 (arXiv 2506.01503), blank
-    elimination (0) and symmetric selection. **Deviations**: the mean over frames, not their sum, and the factor T^2, as in
-    ``kl``; nets of different frame rate.
+    elimination (0) and symmetric selection. **Deviations**: the mean over frames, not their sum, and the factor T^2,
+    as in ``kl``; nets of different frame rate.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset(

@@ -14,14 +14,14 @@ from kdcore_speech.losses.moments import moments
 class GuidedCTC(Loss):
     """``-sum_t q_t(k_t)`` over the frames in which the teacher's best label ``k_t`` is no blank, mean over utterances.
 
-    q = softmax(student.logits). Beside ``speech.ctc`` it makes the student say each label when the teacher says it, so that
-    frame-level losses then compare like with like, and several students can be averaged frame by frame.
+    q = softmax(student.logits). Beside ``speech.ctc`` it makes the student say each label when the teacher says it,
+    so that frame-level losses then compare like with like, and several students can be averaged frame by frame.
 
     **Shape**: ``student.logits`` (N, T, V) with ``student.frames`` (N,), ``teacher.logits`` (N, T', V) with
     ``teacher.frames`` (N,). Where frame rates differ see :func:`kdcore_speech.losses.moments.moments`.
 
-    **Reduction**: ``count`` is the number of utterances, as that of ``speech.ctc``; the frames of each are summed. Beside
-    that loss a ``weight`` of 1 is the paper's.
+    **Reduction**: ``count`` is the number of utterances, as that of ``speech.ctc``; the frames of each are summed.
+    Beside that loss a ``weight`` of 1 is the paper's.
 
     Args:
         blank: the label that says nothing; filled in from the data.

@@ -36,9 +36,9 @@ class Margin(Loss):
         ValueError: a margin below 0 or, for an angle, above half a turn; a scale not above 0.
         KeyError: the batch has no ``labels``; the facts tell no ``classes``.
 
-    **Paper**: Deng et al., ArcFace, 2018 (arXiv 1801.07698), for ``angular``; Wang et al., Additive Margin Softmax, 2018
-    (arXiv 1801.05599), for ``additive``. **Deviation**: beyond ``pi - m``, where ``cos(a + m)`` rises again, the angular
-    margin goes on as ``cos(a) - m sin(m)``.
+    **Paper**: Deng et al., ArcFace, 2018 (arXiv 1801.07698), for ``angular``; Wang et al., Additive Margin Softmax,
+    2018 (arXiv 1801.05599), for ``additive``. **Deviation**: beyond ``pi - m``, where ``cos(a + m)`` rises again, the
+    angular margin goes on as ``cos(a) - m sin(m)``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.embedding"})
@@ -48,7 +48,7 @@ class Margin(Loss):
         self, *, kind: Literal["angular", "additive"] = "angular", margin: float = 0.2, scale: float = 30.0
     ) -> None:
         super().__init__()
-        if not 0 <= margin or (kind == "angular" and margin > math.pi):
+        if not margin >= 0 or (kind == "angular" and margin > math.pi):
             raise ValueError(f"margin={margin}: give 0 or more, and an angle of pi at most")
         if not scale > 0:
             raise ValueError(f"scale={scale} is not above 0: cosines are multiplied by it")

@@ -31,8 +31,8 @@ def moments(student: Signals, teacher: Signals, blank: int) -> Moments:
 
     Clip by clip, the frames of both that count cover the same sound. Where the teacher makes fewer of them, each is
     repeated. Where it makes more, the one that is least blank stands for all that fall on a frame of the student: a CTC
-    net says most labels in a single frame, and a mean, or the nearest frame, would lose them. Two labels that fall on one
-    frame become one in any case.
+    net says most labels in a single frame, and a mean, or the nearest frame, would lose them. Two labels that fall on
+    one frame become one in any case.
 
     Raises:
         ValueError: the vocabularies are of different size.
@@ -63,7 +63,7 @@ def _most(spoken: Tensor, theirs: Tensor, ours: Tensor, size: int) -> Tensor:
     """
     given = spoken.shape[1]
     place = torch.arange(given, device=spoken.device).expand_as(spoken)
-    # of ours, the frame on which the middle of each of theirs falls; what lies behind the end goes to a column of its own
+    # of ours, the frame on which the middle of each of theirs falls; what lies behind the end has a column of its own
     on = torch.where(place < theirs, (2 * place + 1) * ours // (2 * theirs), size)
     most = spoken.new_full((len(spoken), size + 1), -1.0).scatter_reduce(1, on, spoken, "amax")
     candidates = torch.where(spoken == most.gather(1, on), place, given)

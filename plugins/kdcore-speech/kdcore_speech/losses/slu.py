@@ -20,8 +20,8 @@ class RehearsedFeatures(Loss):
     The teacher is the model of the step before (a slot of its own, or the same model under another name); ``mse`` with
     ``task: {mask_of: ...}`` does the same on all clips.
 
-    **Shape**: ``student.feature`` and ``teacher.feature`` (N, T, D) or (N, D); the batch's ``rehearsed`` bool (N,), which
-    the action ``speech.rehearse`` writes.
+    **Shape**: ``student.feature`` and ``teacher.feature`` (N, T, D) or (N, D); the batch's ``rehearsed`` bool (N,),
+    which the action ``speech.rehearse`` writes.
 
     **Reduction**: ``count`` is the number of frames that lie in a rehearsed clip, or of such clips for (N, D).
 
@@ -29,10 +29,10 @@ class RehearsedFeatures(Loss):
         KeyError: the batch has no ``rehearsed``, or no ``audio``.
         ValueError: the two signals differ in shape.
 
-    **Paper**: Cappellazzo et al., Sequence-Level Knowledge Distillation for Class-Incremental End-to-End Spoken Language
-    Understanding, 2023 (arXiv 2305.13899), audio-KD; Cappellazzo, Falavigna, Brutti, An Investigation of the Combination of
-    Rehearsal and Knowledge Distillation in Continual Learning for Spoken Language Understanding, 2022 (arXiv 2211.08161),
-    feature level. **Deviation**: the mean over features, as in ``mse``.
+    **Paper**: Cappellazzo et al., Sequence-Level Knowledge Distillation for Class-Incremental End-to-End Spoken
+    Language Understanding, 2023 (arXiv 2305.13899), audio-KD; Cappellazzo, Falavigna, Brutti, An Investigation of the
+    Combination of Rehearsal and Knowledge Distillation in Continual Learning for Spoken Language Understanding, 2022
+    (arXiv 2211.08161), feature level. **Deviation**: the mean over features, as in ``mse``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.feature", "teacher.feature"})
@@ -48,10 +48,11 @@ class RehearsedFeatures(Loss):
 
 
 class RehearsedPredictions(Loss):
-    """``T^2 KL(softmax(teacher.logits / T) || softmax(student.logits / T))`` of clips that are rehearsed, mean over labels.
+    """``T^2 KL(softmax(teacher.logits / T) || softmax(student.logits / T))`` of clips that are rehearsed, mean over
+    labels.
 
-    On logits of clips it keeps what the net said of earlier classes, on logits of tokens (a sequence-to-sequence net, whose
-    transcripts begin with the class) what it said next; ``kl`` does the same on all clips.
+    On logits of clips it keeps what the net said of earlier classes, on logits of tokens (a sequence-to-sequence net,
+    whose transcripts begin with the class) what it said next; ``kl`` does the same on all clips.
 
     **Shape**: both ``logits`` (N, C) or (N, U, V), with ``labels`` (N,) or (N, U), -100 where there is none, and
     ``rehearsed`` bool (N,) in the batch, which the action ``speech.rehearse`` writes.
@@ -108,5 +109,5 @@ def _labelled(batch: Batch) -> Tensor:
     """Which labels are those of rehearsed clips, of the shape of ``labels``."""
     if "labels" not in batch:
         raise KeyError("the batch has no `labels`, beside which the logits lie; for a CTC net take `speech.frame_kl`")
-    labels = batch["labels"]
+    labels: Tensor = batch["labels"]
     return (labels != IGNORE) & _rehearsed(batch).reshape(-1, *[1] * (labels.ndim - 1))

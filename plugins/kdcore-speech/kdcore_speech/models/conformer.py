@@ -43,9 +43,9 @@ def conformer(
     Raises:
         ValueError: a size below 1, an even kernel, or a width that the heads do not divide.
 
-    **Paper**: Gulati et al., Conformer, 2020 (arXiv 2005.08100). **Deviations**: rotary positions (Su et al., 2021, arXiv
-    2104.09864) instead of relative ones; one convolution over time instead of two over time and bands before the blocks;
-    LayerNorm instead of BatchNorm in the blocks, so that padding does not count.
+    **Paper**: Gulati et al., Conformer, 2020 (arXiv 2005.08100). **Deviations**: rotary positions (Su et al., 2021,
+    arXiv 2104.09864) instead of relative ones; one convolution over time instead of two over time and bands before
+    the blocks; LayerNorm instead of BatchNorm in the blocks, so that padding does not count.
     """
     encoder = ConformerEncoder(
         mels=mels, width=width, depth=depth, heads=heads, kernel=kernel, stride=stride, dropout=dropout

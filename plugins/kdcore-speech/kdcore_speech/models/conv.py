@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
 from kdcore_speech.features import LogMel
 from kdcore_speech.frames import Count, ceil_div, frame_mask
 from kdcore_speech.models.nets import Recogniser, Tagger, check_sizes
-from torch import Tensor, nn
-from torch.nn.functional import gelu
 
 EXPANSION = 2
 """How many times wider a block is inside."""

@@ -121,8 +121,9 @@ def first_line(error: BaseException) -> str:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without transformers' progress bars and remarks: what they have to say, an error here says."""
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    logging: Any = transformers_logging  # not annotated there
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from kdcore_speech.features import LogMel
 from kdcore_speech.frames import Count
 from kdcore_speech.models.conformer import ConformerEncoder
-
-if TYPE_CHECKING:
-    from kdcore_speech.models.nets import Encoder, Front
+from kdcore_speech.models.nets import Encoder, Front
 
 
 class Represented(NamedTuple):

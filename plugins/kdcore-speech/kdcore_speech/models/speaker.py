@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kdcore_speech.features import LogMel
-from kdcore_speech.frames import frame_mask
+from kdcore_speech.frames import Count, frame_mask
 from kdcore_speech.models.conformer import ConformerEncoder
-from kdcore_speech.models.nets import check_sizes
-
-if TYPE_CHECKING:
-    from kdcore_speech.models.nets import Encoder, Front
+from kdcore_speech.models.nets import Encoder, Front, check_sizes
 
 FLAT = 1e-5
 """Added to a channel's variance over time: the root of 0 has no gradient."""
+
+
+class Embedded(NamedTuple):
+    """What a net for speakers returns.
+
+    Attributes:
+        embedding: (N, D).
+        frames: int64 (N,), how many frames of the encoder count: for losses that read a tap of it.
+    """
+
+    embedding: Tensor
+    frames: Tensor
 
 
 class SpeakerNet(nn.Module):
@@ -34,10 +43,13 @@ class SpeakerNet(nn.Module):
         self.encoder = encoder
         self.head = nn.Linear(2 * encoder.width, size)
 
-    def forward(self, audio: Tensor, audio_lengths: Tensor) -> Tensor:
+    def frames(self, samples: Count) -> Count:
+        """How many frames so many samples give."""
+        return self.encoder.frames(self.front.frames(samples))
+
+    def forward(self, audio: Tensor, audio_lengths: Tensor) -> Embedded:
         hidden, frames = self.encoder(*self.front(audio, audio_lengths))
-        embedding: Tensor = self.head(statistics_over_time(hidden, frames))
-        return embedding
+        return Embedded(self.head(statistics_over_time(hidden, frames)), frames)
 
 
 def statistics_over_time(hidden: Tensor, frames: Tensor) -> Tensor:
@@ -61,7 +73,7 @@ def conformer_speaker(
     mels: int = 80,
     dropout: float = 0.1,
 ) -> SpeakerNet:
-    """The net of ``speech.conformer`` with one vector for a clip: `front`, `encoder.stem`, `encoder.blocks.0` ..., `head`.
+    """The net of ``speech.conformer`` with a vector for each clip: `front`, `encoder.stem`, `encoder.blocks.0`, `head`.
 
     Args:
         sample_rate: of the waveform; filled in from the data.

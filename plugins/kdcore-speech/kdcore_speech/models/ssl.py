@@ -142,7 +142,7 @@ class SSLEncoder(nn.Module):
 
     def _convolved(self, audio: Tensor, audio_lengths: Tensor) -> Tensor:
         """(N, S) -> (N, T, D)."""
-        first = self.convs[0]
+        first: Any = self.convs[0]
         x = audio.to(first.conv.weight.dtype).unsqueeze(1)
         if x.shape[-1] < self.reach:
             x = pad(x, (0, self.reach - x.shape[-1]))
@@ -154,7 +154,8 @@ class SSLEncoder(nn.Module):
             x = first(x)
         for conv in self.convs[1:]:
             x = conv(x)
-        return x.transpose(1, 2)
+        convolved: Tensor = x.transpose(1, 2)
+        return convolved
 
     def _frames(self, count: Count, depth: int) -> Count:
         """After so many of the convolutions."""
@@ -165,7 +166,7 @@ class SSLEncoder(nn.Module):
 
     def _bias(self, x: Tensor) -> Tensor | None:
         """That of relative positions, which the first block knows and all share: (N heads, T, T)."""
-        first = self.blocks[0]
+        first: Any = self.blocks[0]
         if not first.relative:
             return None
         bias: Tensor = first.layer.attention.compute_bias(x.shape[1], x.shape[1])

@@ -21,13 +21,11 @@ class Transcribed(NamedTuple):
 
     Attributes:
         logits: (N, U, V), of each token after the true ones before it.
-        hidden: (N, T, D), of the encoder.
-        frames: int64 (N,), how many of T count.
+        frames: int64 (N,), how many frames of the encoder count: for losses that read a tap of it.
         heard: int64 (N, L), the transcript as the net writes it down, -100 behind its end.
     """
 
     logits: Tensor
-    hidden: Tensor
     frames: Tensor
     heard: Tensor
 
@@ -35,7 +33,8 @@ class Transcribed(NamedTuple):
 class Transcriber(nn.Module):
     """Whisper, from waveforms: features of a fixed time, silence behind a clip's end, as it was trained.
 
-    Its parts are ``front`` (features), ``encoder``, ``decoder`` and ``head`` (tied to ``decoder.embed_tokens``).
+    Its parts are ``front`` (features), ``encoder``, ``decoder`` and ``head`` (tied to ``decoder.embed_tokens``). Taps
+    of the encoder and the decoder as wholes end with ``/last_hidden_state``, each (N, T, D).
 
     Args:
         front: features of 10 ms.
@@ -102,25 +101,26 @@ class Transcriber(nn.Module):
             audio: (N, S).
             audio_lengths: int64 (N,).
             labels: int64 (N, U), what was said and ``end``, -100 behind it.
-            listen: write down what is heard, token after token. Otherwise ``heard`` is the likeliest token after the true
-                ones before it, which costs nothing.
+            listen: write down what is heard, token after token. Otherwise ``heard`` is the likeliest token after the
+                true ones before it, which costs nothing.
 
         Raises:
             ValueError: clips or transcripts are longer than the net can hold.
         """
         if labels.shape[1] > self.longest:
             raise ValueError(
-                f"a transcript of {labels.shape[1]} tokens, its end included, is longer than the {self.longest} that the "
-                "decoder can hold: leave such clips out (`data.max_duration`)"
+                f"a transcript of {labels.shape[1]} tokens, its end included, is longer than the {self.longest} that "
+                "the decoder can hold: leave such clips out (`data.max_duration`)"
             )
         hidden = self._heard(audio, audio_lengths)
         logits = self._told(hidden, labels)
         heard = self._written(hidden) if listen else self._cut(logits.argmax(-1)).masked_fill(labels == IGNORE, IGNORE)
-        return Transcribed(logits, hidden, self.frames(audio_lengths), heard)
+        return Transcribed(logits, self.frames(audio_lengths), heard)
 
     def transcribe(self, audio: Tensor, audio_lengths: Tensor) -> Tensor:
-        """What it hears, written greedily: int64 (N, L), -100 behind its end."""
-        return self._written(self._heard(audio, audio_lengths))
+        """What it hears, written greedily: int64 (N, L), -100 behind its end; L is at most ``limit``."""
+        hidden = self._heard(audio, audio_lengths)
+        return self._written_again(hidden) if torch.compiler.is_exporting() else self._written(hidden)
 
     def _heard(self, audio: Tensor, audio_lengths: Tensor) -> Tensor:
         """(N, S) -> (N, T, D), T always the same: what is behind a clip's end is silence to it."""
@@ -134,13 +134,18 @@ class Transcriber(nn.Module):
 
     def _told(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """(N, U, V): the decoder reads the prompt and the labels but the last."""
-        before = torch.cat([self._prompts(labels.shape[0]), labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, self.end)], 1)
-        size = before.shape[1]
-        # given whole, as the library would look at positions to see whether it needs one, and wait for the device
-        past = torch.ones(size, size, dtype=torch.bool, device=before.device).tril()[None, None]
-        found = self.decoder(input_ids=before, attention_mask=past, encoder_hidden_states=hidden, use_cache=False)
-        logits: Tensor = self.head(found.last_hidden_state[:, len(self.prompt) - 1 :])
-        return logits
+        before = labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, self.end)
+        logits: Tensor = self.head(self._read(hidden, torch.cat([self._prompts(labels.shape[0]), before], 1)))
+        return logits[:, len(self.prompt) - 1 :]
+
+    def _read(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """What the decoder makes of tokens (N, U), each seeing those before it: (N, U, D)."""
+        size = tokens.shape[1]
+        # given whole: the library would look at positions to see whether it needs a mask, and wait for the device
+        past = torch.ones(size, size, dtype=torch.bool, device=tokens.device).tril()[None, None]
+        found = self.decoder(input_ids=tokens, attention_mask=past, encoder_hidden_states=hidden, use_cache=False)
+        states: Tensor = found.last_hidden_state
+        return states
 
     @torch.no_grad()
     def _written(self, hidden: Tensor) -> Tensor:
@@ -148,16 +153,31 @@ class Transcriber(nn.Module):
         tokens, past, written = self._prompts(hidden.shape[0]), None, []
         ended = torch.zeros(hidden.shape[0], dtype=torch.bool, device=hidden.device)
         for _ in range(self.limit):
-            found = self.decoder(
-                input_ids=tokens, encoder_hidden_states=hidden, past_key_values=past, use_cache=True
-            )
+            found = self.decoder(input_ids=tokens, encoder_hidden_states=hidden, past_key_values=past, use_cache=True)
             best, past = self.head(found.last_hidden_state[:, -1]).argmax(-1), found.past_key_values
             ended = ended | (best == self.end)
             written.append(best.masked_fill(ended, IGNORE))
             tokens = best.unsqueeze(1)
-            if not torch.compiler.is_exporting() and bool(ended.all()):
+            if bool(ended.all()):
                 break
         return torch.stack(written, 1)
+
+    def _written_again(self, hidden: Tensor) -> Tensor:
+        """The same for an exported net, whose loop must be one operator: it always writes ``limit`` tokens, and reads
+        all of them again for each, as a cache would grow."""
+        from torch._higher_order_ops.scan import scan
+
+        first = len(self.prompt)
+        empty = torch.full((hidden.shape[0], self.limit), self.end, device=hidden.device)
+        places = torch.arange(first + self.limit, device=hidden.device)
+
+        def write(tokens: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+            states = self._read(hidden, tokens).masked_fill((places != place - 1)[:, None], 0.0).sum(1)
+            best = self.head(states).argmax(-1)
+            return torch.where(places == place, best[:, None], tokens), best
+
+        tokens, _ = scan(write, torch.cat([self._prompts(hidden.shape[0]), empty], 1), places[first:])
+        return self._cut(tokens[:, first:])
 
     def _prompts(self, n: int) -> Tensor:
         return torch.tensor([self.prompt], device=self.head.weight.device).expand(n, -1)

@@ -34,8 +34,8 @@ def wav2vec2(
 ) -> BareEncoder:
     """wav2vec 2.0, HuBERT or WavLM without a head, 20 ms a frame: `encoder.convs.0` ..., `encoder.blocks.0` ...
 
-    Random weights of the base size by default. ``freeze: {student: [encoder.convs.**]}`` keeps the feature encoder as it
-    is. Fewer layers of a given net are its first ones (``options: {num_hidden_layers: 2}``). Nothing is masked or
+    Random weights of the base size by default. ``freeze: {student: [encoder.convs.**]}`` keeps the feature encoder as
+    it is. Fewer layers of a given net are its first ones (``options: {num_hidden_layers: 2}``). Nothing is masked or
     dropped at random in training; SpecAugment is a view of the data (``speech.spec_augment``).
 
     Args:
@@ -48,9 +48,9 @@ def wav2vec2(
     Raises:
         ValueError: both ``folder`` and ``hub``; a field that the configuration does not have; weights that do not fit.
 
-    **Paper**: Baevski et al., wav2vec 2.0, 2020 (arXiv 2006.11477); Hsu et al., HuBERT, 2021 (arXiv 2106.07447); Chen et
-    al., WavLM, 2021 (arXiv 2110.13900). **Deviation**: the norm of a base model's first convolution is over the sample,
-    not over its padding; a clip has one answer, whatever stands beside it in the batch.
+    **Paper**: Baevski et al., wav2vec 2.0, 2020 (arXiv 2006.11477); Hsu et al., HuBERT, 2021 (arXiv 2106.07447); Chen
+    et al., WavLM, 2021 (arXiv 2110.13900). **Deviation**: the norm of a base model's first convolution is over the
+    sample, not over its padding; a clip has one answer, whatever stands beside it in the batch.
     """
     body = _body(kind, library.source_of(folder, hub), options, sample_rate)
     return BareEncoder(body.front, body.encoder)
@@ -168,10 +168,12 @@ def _body(
 ) -> _Body:
     from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCTC
 
+    fresh_net: Any = AutoModel.from_config  # not annotated there
+
     if source is None:
         config = CONFIG_MAPPING[kind]
         given = QUIET | library.checked(options, config)
-        return _Body(Waveform(scaled=True), SSLEncoder(AutoModel.from_config(config(**given))))
+        return _Body(Waveform(scaled=True), SSLEncoder(fresh_net(config(**given))))
     config = library.config_of(source)
     if config.model_type not in ("wav2vec2", "hubert", "wavlm"):
         raise ValueError(f"`{source}` is a {config.model_type}: give a wav2vec2, hubert or wavlm")

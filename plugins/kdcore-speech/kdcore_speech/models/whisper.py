@@ -54,9 +54,9 @@ def whisper(
 ) -> Transcriber:
     """Whisper: `front`, `encoder.layers.0` ..., `decoder.layers.0` ..., `head`; random weights by default.
 
-    Distil-Whisper's student has its teacher's encoder, frozen, and some of its decoder's layers: ``init: {student: {from:
-    teacher, map: {encoder: encoder, decoder.embed_tokens: decoder.embed_tokens, decoder.layers.1: decoder.layers.3, ...}}}``
-    and ``freeze: {student: [encoder.**]}``. Nothing is masked or dropped at random in training.
+    Distil-Whisper's student has its teacher's encoder, frozen, and some of its decoder's layers: ``init: {student:
+    {from: teacher, map: {encoder: encoder, decoder.embed_tokens: decoder.embed_tokens, decoder.layers.1:
+    decoder.layers.3, ...}}}`` and ``freeze: {student: [encoder.**]}``. Nothing is masked or dropped at random.
 
     Args:
         sample_rate: of the waveform; filled in from the data. A net from ``folder`` or ``hub`` takes 16000 Hz only.
@@ -69,7 +69,8 @@ def whisper(
         language: of a net from ``folder`` or ``hub`` that knows several.
         folder: what ``save_pretrained`` wrote.
         hub: a name such as ``openai/whisper-tiny.en``, fetched when the net is made.
-        options: further fields of transformers' ``WhisperConfig``, such as ``decoder_layers: 2``: of a given net the first.
+        options: further fields of transformers' ``WhisperConfig``, such as ``decoder_layers: 2``, the first of a given
+            net.
 
     Raises:
         ValueError: both ``folder`` and ``hub``; a field that the configuration does not have; weights, tokens or a rate
@@ -85,8 +86,10 @@ def whisper(
     given |= library.checked(options, WhisperConfig)
     if source is None:
         special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), blank)
-        net = WhisperForConditionalGeneration(WhisperConfig(**{**SIZES[size], **special, **given, "vocab_size": vocabulary}))
-        prompt = (blank,)
+        net = WhisperForConditionalGeneration(
+            WhisperConfig(**{**SIZES[size], **special, **given, "vocab_size": vocabulary})
+        )
+        prompt: tuple[int, ...] = (blank,)
     else:
         net = _given(source, given, sample_rate, vocabulary, blank)
         prompt = _prompt(source, net, language)
@@ -112,8 +115,8 @@ def _given(source: str, options: dict[str, Any], sample_rate: int, vocabulary: i
     own = net.config.vocab_size, net.config.eos_token_id
     if own != (vocabulary, blank):
         raise ValueError(
-            f"`{source}` writes {own[0]} tokens and ends with {own[1]}, the data has {vocabulary} and {blank}: give the data "
-            f"its vocabulary (`data.vocabulary: {source}`)"
+            f"`{source}` writes {own[0]} tokens and ends with {own[1]}, the data has {vocabulary} and {blank}: give "
+            f"the data its vocabulary (`data.vocabulary: {source}`)"
         )
     return net
 
@@ -125,7 +128,9 @@ def _prompt(source: str, net: Any, language: str) -> tuple[int, ...]:
     languages = getattr(told, "lang_to_id", None)
     if languages:
         if f"<|{language}|>" not in languages:
-            raise ValueError(f"language: `{source}` does not know `{language}`, such as {', '.join(sorted(languages)[:5])}")
+            raise ValueError(
+                f"language: `{source}` does not know `{language}`, such as {', '.join(sorted(languages)[:5])}"
+            )
         prompt += [languages[f"<|{language}|>"], told.task_to_id["transcribe"]]
     if getattr(told, "no_timestamps_token_id", None) is not None:
         prompt.append(told.no_timestamps_token_id)

@@ -23,7 +23,7 @@ def audio_of(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def told(found: Any) -> Signals:
-    """What a model returned, as signals by name: the fields of a named tuple that are tensors; one tensor is ``logits``."""
+    """What a model returned, as signals by name: the tensors of a named tuple; one tensor alone is ``logits``."""
     named = found._asdict() if hasattr(found, "_asdict") else {"logits": found}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 

@@ -21,14 +21,15 @@ class CTCRecognition(Task):
 
     A batch holds ``audio`` float32 (N, S), ``audio_lengths`` int64 (N,) and, optionally, ``tokens`` int64 (N, U), -100
     behind a transcript's end; a row of -100 only has no transcript. A model is called with audio and lengths, returns
-    :class:`~kdcore_speech.models.nets.Recognised`, and says by its ``frames(samples)`` how many frames it makes of them.
+    :class:`~kdcore_speech.models.nets.Recognised`, and says by its ``frames(samples)`` how many frames it makes of
+    them.
 
     Args:
         vocabulary: how many labels, the blank included.
         blank: the number of the blank.
         sample_rate: of the audio.
-        mask_of: a model whose frames the batch's ``mask`` tells: the core's losses on frames (``kl``, ``mse``, ...) count
-            those of it that lie in a clip. Losses of this plugin need none.
+        mask_of: a model whose frames the batch's ``mask`` tells: the core's losses on frames (``kl``, ``mse``, ...)
+            count those of it that lie in a clip. Losses of this plugin need none.
 
     Raises:
         ValueError: a vocabulary without labels, or a blank that is none of them.
@@ -77,12 +78,12 @@ class CTCRecognition(Task):
                 f"the model returned a {type(found).__name__}; a recogniser returns `logits` (N, T, "
                 f"{self.facts['vocabulary']}) and `frames` (N,) by name"
             )
-        shape = signals["logits"].shape
-        if len(shape) != 3 or shape[-1] != self.facts["vocabulary"]:
+        shape, labels = signals["logits"].shape, self.facts["vocabulary"]
+        if len(shape) != 3 or shape[-1] != labels:
             raise ValueError(
-                f"the model returned logits of the shape {tuple(shape)}; the data has {self.facts['vocabulary']} labels, so "
-                f"(N, T, {self.facts['vocabulary']}) is wanted: student and teacher need the same vocabulary (give the data "
-                "the teacher's)"
+                f"the model returned logits of the shape {tuple(shape)}; the data has {labels} labels, so "
+                f"(N, T, {labels}) is wanted: student and teacher need the same vocabulary (give the data the "
+                "teacher's)"
             )
         return signals
 
@@ -101,7 +102,8 @@ class CTCRecognition(Task):
         return observed
 
     def example(self, n: int) -> Batch:
-        """``n`` clips of noise, always the same, as long as the longest one of training, with a transcript of one label.
+        """``n`` clips of noise, always the same, as long as the longest one of training, with a transcript of one
+        label.
 
         Raises:
             ValueError: the facts tell no length.
@@ -114,8 +116,8 @@ class CTCRecognition(Task):
         return 1.0
 
     def deploy(self, model: nn.Module) -> nn.Module:
-        """``audio`` (N, S), ``audio_lengths`` (N,) -> tokens int64 (N, T), -100 behind them, and the probabilities of all
-        frames, float32 (N, T, V).
+        """``audio`` (N, S), ``audio_lengths`` (N,) -> tokens int64 (N, T), -100 behind them, and the probabilities of
+        all frames, float32 (N, T, V).
 
         The model is not copied, and is put into eval mode.
         """

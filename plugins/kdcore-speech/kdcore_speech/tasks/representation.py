@@ -11,8 +11,7 @@ from kdcore.task import Task
 from torch import Tensor, nn
 
 from kdcore_speech.frames import align, frame_mask
-from kdcore_speech.tasks.audio import audio_of, example_audio
-from kdcore_speech.tasks.named import named
+from kdcore_speech.tasks.audio import audio_of, example_audio, told
 
 
 class Representation(Task):
@@ -39,9 +38,13 @@ class Representation(Task):
             KeyError: the batch has no ``audio``.
             ValueError: the model returns something else.
         """
-        signals = named(model(*audio_of(batch)), "hidden", "frames", who="a bare encoder")
-        if signals["hidden"].ndim != 3:
-            raise ValueError(f"the model returned hidden states of the shape {tuple(signals['hidden'].shape)}; (N, T, D) is wanted")
+        found = model(*audio_of(batch))
+        signals = told(found)
+        if not {"hidden", "frames"} <= signals.keys() or signals["hidden"].ndim != 3:
+            raise ValueError(
+                f"the model returned a {type(found).__name__}; a bare encoder returns `hidden` (N, T, D) and `frames` "
+                "(N,) by name"
+            )
         return signals
 
     def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
@@ -61,8 +64,8 @@ class Representation(Task):
         return {**example_audio(self.facts, n), "id": torch.arange(n)}
 
     def deploy(self, model: nn.Module) -> nn.Module:
-        """``audio`` (N, S), ``audio_lengths`` (N,) -> hidden states float32 (N, T, D), 0 behind a clip's end, and how many
-        of T count, int64 (N,).
+        """``audio`` (N, S), ``audio_lengths`` (N,) -> hidden states float32 (N, T, D), 0 behind a clip's end, and how
+        many of T count, int64 (N,).
 
         The model is not copied, and is put into eval mode.
         """
@@ -71,6 +74,8 @@ class Representation(Task):
 
 class _Deployed(nn.Module):
     """The net; what it says of padding is taken out."""
+
+    dynamic: ClassVar[dict[str, dict[int, str]]] = {"audio": {1: "samples"}}
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

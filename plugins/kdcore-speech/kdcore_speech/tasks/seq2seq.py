@@ -6,26 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from kdcore.errors import RunError
 from kdcore.signals import IGNORE, Batch, Signals
 from kdcore.task import Task
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from kdcore_speech.tasks.audio import audio_of, example_audio
-from kdcore_speech.tasks.named import named
-
-LONGEST_EXPORT = 64
-"""Tokens that an exported net writes at most: each is a copy of the decoder in the file."""
+from kdcore_speech.tasks.audio import audio_of, example_audio, told
 
 
 class Seq2Seq(Task):
     """Transcripts of clips, one token after the other.
 
     A batch holds ``audio`` float32 (N, S), ``audio_lengths`` int64 (N,) and ``tokens`` int64 (N, U), -100 behind a
-    transcript's end; a row of -100 only has no transcript. In training :meth:`prepare` makes of them ``labels`` (N, U + 1),
-    with the blank as the token that ends a transcript, and ``mask``, so that the core's ``cross_entropy`` and ``kl`` leave
-    out the padding. A model is called with audio, lengths and labels, returns
+    transcript's end; a row of -100 only has no transcript. In training :meth:`prepare` makes of them ``labels``
+    (N, U + 1), with the blank as the token that ends a transcript, and ``mask``, so that the core's ``cross_entropy``
+    and ``kl`` leave out the padding. A model is called with audio, lengths and labels, returns
     :class:`~kdcore_speech.models.transcriber.Transcribed`, and with ``listen`` writes down what it hears: where a batch
     brings no ``labels``, that is when it is scored.
 
@@ -55,21 +50,27 @@ class Seq2Seq(Task):
         return {**batch, "labels": labels, "mask": labels != IGNORE}
 
     def signals(self, model: nn.Module, batch: Batch, others: Mapping[str, Signals]) -> Signals:
-        """``logits`` (N, U, V), aligned with ``labels``; ``hidden`` (N, T, D) and ``frames`` (N,) of the encoder; ``heard``
-        (N, L), the transcript that the net writes, of a batch without ``labels``.
+        """``logits`` (N, U, V), aligned with ``labels``; ``frames`` int64 (N,) of the encoder; ``heard`` int64 (N, L),
+        the transcript that the net writes where the batch brings no ``labels``, otherwise its likeliest tokens after
+        the true ones; and whatever else the model tells by name.
 
         Raises:
             KeyError: the batch has no ``audio`` or no ``tokens``.
             ValueError: the model returns something else.
         """
         found = model(*audio_of(batch), self._labels(batch), listen="labels" not in batch)
-        signals = named(found, "logits", "hidden", "frames", "heard", who="a sequence-to-sequence net")
+        signals = told(found)
+        if not {"logits", "frames", "heard"} <= signals.keys():
+            raise ValueError(
+                f"the model returned a {type(found).__name__}; a sequence-to-sequence net returns `logits` (N, U, "
+                f"{self.facts['vocabulary']}), `frames` (N,) and `heard` (N, L) by name"
+            )
         shape = signals["logits"].shape
         if len(shape) != 3 or shape[-1] != self.facts["vocabulary"]:
             raise ValueError(
-                f"the model returned logits of the shape {tuple(shape)}; the data has {self.facts['vocabulary']} tokens, so "
-                f"(N, U, {self.facts['vocabulary']}) is wanted: student and teacher need the same vocabulary (give the data "
-                "the teacher's)"
+                f"the model gave logits of the shape {tuple(shape)}; the data has {self.facts['vocabulary']} tokens: "
+                f"(N, U, {self.facts['vocabulary']}) is wanted. Student and teacher need the same vocabulary (give the "
+                "data the teacher's)"
             )
         return signals
 
@@ -87,8 +88,8 @@ class Seq2Seq(Task):
         return observed
 
     def example(self, n: int) -> Batch:
-        """``n`` clips of noise, always the same, as long as the longest one of training, with a transcript of one token, as
-        a batch of training has it.
+        """``n`` clips of noise, always the same, as long as the longest one of training, with a transcript of one
+        token, as a batch of training has it.
 
         Raises:
             ValueError: the facts tell no length.
@@ -105,7 +106,7 @@ class Seq2Seq(Task):
     def deploy(self, model: nn.Module) -> nn.Module:
         """``audio`` (N, S), ``audio_lengths`` (N,) -> tokens int64 (N, L), -100 behind them, as the net writes them.
 
-        Exported, it writes its ``limit`` of tokens each time. The model is not copied, and is put into eval mode.
+        L is the net's ``limit``. The model is not copied, and is put into eval mode.
         """
         return _Deployed(model).eval()
 
@@ -123,17 +124,12 @@ class Seq2Seq(Task):
 
 
 class _Deployed(nn.Module):
-    """The net, writing."""
+    """The net, writing; as wide as its limit, whatever it writes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() and self.model.limit > LONGEST_EXPORT:
-            raise RunError(
-                f"an exported net has a copy of its decoder for each token that it may write, and limit={self.model.limit}: "
-                f"give the model's slot `limit: {LONGEST_EXPORT}` or less"
-            )
-        found: Tensor = self.model.transcribe(audio, audio_lengths)
-        return found
+        written: Tensor = self.model.transcribe(audio, audio_lengths)
+        return pad(written, (0, self.model.limit - written.shape[1]), value=IGNORE)

@@ -11,15 +11,16 @@ from kdcore.task import Task
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from kdcore_speech.tasks.audio import audio_of, example_audio
+from kdcore_speech.tasks.audio import audio_of, example_audio, told
 
 
 class Speaker(Task):
     """Embeddings of clips, whose cosine is high where the speaker is the same.
 
     A batch holds ``audio`` float32 (N, S), ``audio_lengths`` int64 (N,) and, optionally, ``labels`` int64 (N,), the
-    speaker's number, -100 where nobody knows. A model is called with audio and lengths and returns embeddings (N, D). The
-    speakers of the test may be others than those of training: only pairs of clips are compared.
+    speaker's number, -100 where nobody knows. A model is called with audio and lengths and returns
+    :class:`~kdcore_speech.models.speaker.Embedded`. The speakers of the test may be others than those of training: only
+    pairs of clips are compared.
 
     Args:
         classes: number of speakers.
@@ -39,7 +40,7 @@ class Speaker(Task):
         self.facts = {"classes": classes, "sample_rate": sample_rate}
 
     def signals(self, model: nn.Module, batch: Batch, others: Mapping[str, Signals]) -> Signals:
-        """``embedding`` (N, D), of any length.
+        """``embedding`` (N, D), of any length, and whatever else the model tells by name.
 
         Raises:
             KeyError: the batch has no ``audio``.
@@ -47,10 +48,13 @@ class Speaker(Task):
         """
         audio, lengths = audio_of(batch)
         found = model(audio, lengths)
-        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(audio):
-            what = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise ValueError(f"the model returned {what}; a net for speakers returns one vector for each clip, ({len(audio)}, D)")
-        return {"embedding": found}
+        signals = told(found)
+        if "embedding" not in signals or signals["embedding"].shape[:-1] != audio.shape[:1]:
+            raise ValueError(
+                f"the model returned a {type(found).__name__}; a net for speakers returns `embedding` (N, D) by name, "
+                "a vector for each clip"
+            )
+        return signals
 
     def observe(self, student: Signals, teachers: Mapping[str, Signals], batch: Batch) -> dict[str, tuple[Any, ...]]:
         """``embedding_labels``: (embeddings, labels), if there are labels."""
@@ -70,7 +74,7 @@ class Speaker(Task):
         return 0.5
 
     def deploy(self, model: nn.Module) -> nn.Module:
-        """``audio`` (N, S), ``audio_lengths`` (N,) -> embeddings of length 1, float32 (N, D): their products are cosines.
+        """``audio`` (N, S), ``audio_lengths`` (N,) -> embeddings of length 1, float32 (N, D): a product is a cosine.
 
         The model is not copied, and is put into eval mode.
         """
@@ -80,9 +84,11 @@ class Speaker(Task):
 class _Deployed(nn.Module):
     """The net, its vectors made equally long."""
 
+    dynamic: ClassVar[dict[str, dict[int, str]]] = {"audio": {1: "samples"}}
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, audio: Tensor, audio_lengths: Tensor) -> Tensor:
-        return normalize(self.model(audio, audio_lengths).float(), dim=-1)
+        return normalize(self.model(audio, audio_lengths).embedding.float(), dim=-1)

@@ -16,8 +16,9 @@ from kdcore_speech.tasks.audio import audio_of, example_audio, told
 class Tagging(Task):
     """One label for each clip.
 
-    A batch holds ``audio`` float32 (N, S), ``audio_lengths`` int64 (N,) and, optionally, ``labels`` int64 (N,), -100 where
-    a clip has none. A model is called with audio and lengths and returns logits (N, classes), or a named tuple with them.
+    A batch holds ``audio`` float32 (N, S), ``audio_lengths`` int64 (N,) and, optionally, ``labels`` int64 (N,), -100
+    where a clip has none. A model is called with audio and lengths and returns logits (N, classes), or a named tuple
+    with them.
 
     Args:
         classes: number of classes.

@@ -10,7 +10,9 @@ from kdcore_speech.data.buckets import BucketBatches
 SECONDS = (1 + 14 * torch.rand(500, generator=torch.Generator().manual_seed(0)).square()).tolist()
 
 
-def made(seconds: list[float] = SECONDS, batch_size: int = 64, limit: float | None = 60.0, **options: Any) -> BucketBatches:
+def made(
+    seconds: list[float] = SECONDS, batch_size: int = 64, limit: float | None = 60.0, **options: Any
+) -> BucketBatches:
     return BucketBatches(len(seconds), batch_size, seconds=seconds, batch_seconds=limit, **options)
 
 

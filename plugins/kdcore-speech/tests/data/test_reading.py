@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import Write
 
+from conftest import Write
 from kdcore_speech.data.reading import BadClipError, Header, Segment, header_of, length_of, read
 
 
 def test_samples_are_as_they_were_written(sound: Write):
     path = sound("a.wav", 0.1, subtype="FLOAT")
-    expected = 0.5 * torch.sin(2 * math.pi * 440 * torch.arange(800) / 8000)
+    expected = 0.5 * torch.sin(2 * math.pi * 440 * torch.arange(800).double() / 8000).float()
     found = read(Segment(path), 8000)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from kdcore.losses.base import Total
-from recognised import BLANK, LABELS, RAGGED, clips, features, soft
 from torch import Tensor, nn
 
 from kdcore_speech.losses.bert_ctc import BertCTC, Decoder, positions
+from recognised import BLANK, LABELS, RAGGED, clips, features, soft
 
 WIDTH = 6
 
@@ -127,7 +127,8 @@ def test_a_batch_without_transcripts() -> None:
     found = total(loss, feature, batch)
     found.sum.backward()
     assert (found.sum.item(), found.count.item(), loss.count(batch)) == (0.0, 0, 0)
-    assert feature.grad is not None and not feature.grad.any()
+    assert feature.grad is not None
+    assert not feature.grad.any()
 
 
 def test_dropout_is_that_of_training() -> None:

@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 from kdcore.losses.base import Total
-from recognised import BLANK, LABELS, heard, said
 from torch import Tensor
 
 from kdcore_speech.losses.frame_kl import FrameKL
+from recognised import BLANK, LABELS, heard, said
 
 
 def full(logits: Tensor) -> dict[str, Tensor]:
@@ -22,7 +22,9 @@ def total(student: dict[str, Tensor], teacher: dict[str, Tensor], **options: flo
     return found
 
 
-def naive(student: dict[str, Tensor], teacher: dict[str, Tensor], around: int | None, temperature: float) -> tuple[float, int]:
+def naive(
+    student: dict[str, Tensor], teacher: dict[str, Tensor], around: int | None, temperature: float
+) -> tuple[float, int]:
     """Frame by frame, label by label, in Python."""
     value, count = 0.0, 0
     for clip in range(3):

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from kdcore.losses.base import Total
-from recognised import BLANK, LABELS, heard, said
 from torch import Tensor
 
 from kdcore_speech.losses.guided_ctc import GuidedCTC
+from recognised import BLANK, LABELS, heard, said
 
 
 def total(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Total:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from kdcore.losses.base import Loss
 from kdcore.testing import check_loss, samples
-from recognised import BLANK, LABELS, clips, features, said, soft
 
 from kdcore_speech.losses.bert_ctc import BertCTC
 from kdcore_speech.losses.frame_kl import FrameKL
 from kdcore_speech.losses.guided_ctc import GuidedCTC
 from kdcore_speech.losses.slu import RehearsedFeatures, RehearsedPredictions
+from recognised import BLANK, LABELS, clips, features, said, soft
 
 EVEN = {"student": said(9, 1), "teacher": said(9, 2), "batch": clips()}
 FASTER = {**EVEN, "teacher": said(20, 2)}
@@ -45,7 +45,11 @@ CASES: dict[str, tuple[Callable[[], Loss], dict[str, Any]]] = {
     ),
     "slu_predictions: tokens": (
         partial(RehearsedPredictions, temperature=2.0),
-        {**TOKENS, "batch": {**TOKENS["batch"], "rehearsed": torch.tensor([True, True, False, True])}, "skip": LABELLED},
+        {
+            **TOKENS,
+            "batch": {**TOKENS["batch"], "rehearsed": torch.tensor([True, True, False, True])},
+            "skip": LABELLED,
+        },
     ),
 }
 

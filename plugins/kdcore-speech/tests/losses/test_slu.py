@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from kdcore.losses.base import Loss, Total
-from recognised import RAGGED, clips, features
 from torch import Tensor
 
 from kdcore_speech.losses.slu import RehearsedFeatures, RehearsedPredictions
+from recognised import RAGGED, clips, features
 
 REHEARSED = torch.tensor([False, True, True])
 
@@ -41,7 +41,9 @@ def test_features_by_a_slow_formula() -> None:
     value, count = 0.0, 0
     for clip in (1, 2):
         for t in range(max(1, round(9 * RAGGED[clip]))):
-            value += sum((float(a) - float(b)) ** 2 for a, b in zip(student[clip, t], teacher[clip, t], strict=True)) / 4
+            value += (
+                sum((float(a) - float(b)) ** 2 for a, b in zip(student[clip, t], teacher[clip, t], strict=True)) / 4
+            )
             count += 1
     found = compared(student, teacher, {**clips(), "rehearsed": REHEARSED})
     assert found.count.item() == count == 8
@@ -77,9 +79,7 @@ def test_nothing_rehearsed() -> None:
 def naive(student: Tensor, teacher: Tensor, known: list[int], temperature: float) -> float:
     """Of one row of logits."""
     p, q = ([math.exp(float(x[label]) / temperature) for label in known] for x in (teacher, student))
-    return temperature**2 * sum(
-        a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True)
-    )
+    return temperature**2 * sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True))
 
 
 @pytest.mark.parametrize("known", [None, [0, 3], [4, 1, 2]])

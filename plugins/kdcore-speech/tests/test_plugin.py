@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from kdcore.plugins import Plugins
+from kdcore.testing import check_plugin, registered
+
+import pretrained
+from kdcore_speech import plugin
+from kdcore_speech.data import tones
+
+SMALL = (
+    "data.batch_size=4",
+    "models.teacher.width=8",
+    "models.teacher.depth=1",
+    "models.student.width=8",
+    "models.student.depth=1",
+)
+FIT: dict[str, tuple[str, ...]] = {"speech": ("data.labels=6", *SMALL)}
+"""Every recipe, and what makes it small."""
+
+OVER: dict[str, list[str]] = {}
+"""Recipes that are laid over others."""
+
+FIT |= {
+    "speech.sequence": FIT["speech"],
+    "speech.frame_kl": FIT["speech"],
+    "speech.guided_ctc": FIT["speech"],
+    "speech.slu": (
+        "data.batch_size=4",
+        "models.teacher.width=8",
+        "stages.first.do.new=[0, 1]",
+        "stages.second.do={use: speech.rehearse, new: [2], old: [0, 1], memory: 1}",
+        "losses.predictions.known=[0, 1]",
+    ),
+    "speech.bert_ctc": (
+        "data={use: speech.tones, batch_size: 4}",
+        "models.student={use: speech.conformer, width: 16, depth: 8, heads: 2}",
+    ),
+    "speech.distil_whisper": ("data={use: speech.tones, sample_rate: 16000, batch_size: 4}", "~stages.transcribe.do.max_wer"),
+}
+OVER |= {f"speech.{name}": ["speech"] for name in ("frame_kl", "guided_ctc")}
+
+
+@pytest.fixture
+def environment(fsdd: Path) -> dict[str, str]:
+    """What recipes read."""
+    folder = fsdd / "data" / "speech" / "fsdd"
+    folder.mkdir(parents=True)
+    (folder / "recordings").symlink_to(fsdd)
+    keys = "".join(tones.KEYS)
+    bert, whisper = pretrained.bert(fsdd / "bert", keys), pretrained.whisper(fsdd / "whisper", len(keys) + 1)
+    return {"KDCORE_DATA": str(fsdd / "data"), "BERT": str(bert), "WHISPER": str(whisper), "SPEECH": str(fsdd)}
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tones, "COUNTS", {"train": 12, "val": 4, "test": 4})
+
+
+def test_it_keeps_what_a_plugin_promises(environment: dict[str, str]):
+    check_plugin("speech", over=OVER, environment=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", FIT)
+def test_each_recipe_runs_two_steps(recipe: str, environment: dict[str, str], few: None):
+    check_plugin("speech", over=OVER, fit={recipe: FIT[recipe]}, environment=environment, only=["fit"])
+
+
+def test_no_recipe_is_forgotten():
+    assert set(FIT) == {name for name in Plugins().shipped_recipes() if name.partition(".")[0] == "speech"}
+
+
+def test_what_the_foundation_adds():
+    wanted = {
+        "task": {"ctc", "tagging"},
+        "data": {"fsdd", "folders", "manifest", "tones"},
+        "transform": {"spec_augment"},
+        "model": {"conv", "conv_tagger", "conformer", "conformer_tagger"},
+        "loss": {"ctc"},
+        "metric": {"cer", "eer", "impossible", "wer"},
+    }
+    for kind, names in wanted.items():
+        assert names <= set(registered("speech", kind)), kind
+
+
+def test_tasks_know_every_fact_that_data_tell():
+    told = {name for kind in registered("speech", "data").values() for name in kind.fact_names}
+    known = {name for kind in registered("speech", "task").values() for name in kind.fact_names}
+    assert told <= known
+
+
+def test_a_complete_environment_has_no_problems():
+    assert plugin.kdcore_check_environment() == []
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "jiwer" else find(name, *a))
+    (problem,) = plugin.kdcore_check_environment()
+    assert (problem.message, problem.hint) == ("jiwer is not installed", "pip install jiwer")
+
+
+def test_facts_are_plain(few: None):
+    made = tones.Tones()
+    assert json.loads(json.dumps(made.facts)) == made.facts
