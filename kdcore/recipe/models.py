@@ -23,6 +23,10 @@ COMPOSITES = ("ensemble", *FOLLOWERS)
 _DTYPES = 'Literal["float32", "bfloat16", "float16", "float64"]'
 
 
+FETCHES = ("pretrained", "folder", "hub")
+"""Parameters by which a model's factory reads weights itself: a file or a flag, a folder, a name on a hub."""
+
+
 @dataclass(frozen=True)
 class Models:
     """The models as written and as read; one with errors has a node but no slot."""
@@ -48,9 +52,9 @@ class Models:
         return a is not None and b is not None and _beginning(a) == _beginning(b)
 
     def has_weights(self, name: str) -> bool:
-        """Whether the slot says where weights come from; a factory may fetch its own, by a parameter ``pretrained``."""
+        """Whether the slot says where weights come from; a factory may read its own, by one of :data:`FETCHES`."""
         slot = self.slots.get(name)
-        return slot is None or slot.weights is not None or bool(slot.args.get("pretrained"))
+        return slot is None or slot.weights is not None or any(slot.args.get(name) for name in FETCHES)
 
 
 def read_models(context: Context, nodes: Mapping[str, Node]) -> Models:

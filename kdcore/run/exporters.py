@@ -8,12 +8,13 @@ import inspect
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -110,7 +111,9 @@ def check_parity(
 ) -> float:
     """Compares an exported net with the net itself, on all samples at once and on the first alone.
 
-    The two batch sizes prove that the batch is dynamic.
+    The two batch sizes prove that the batch is dynamic. Answers whose order is not determined (boxes, best first, of
+    which two are equally good) are compared by the net itself: its ``difference(ours, theirs)`` is given both as
+    sequences of tensors.
 
     Returns:
         The largest difference between any two answers; relative, where the net's own is above 1.
@@ -131,15 +134,19 @@ def check_parity(
         shapes = [[tuple(answer.shape) for answer in answers] for answers in (found, wanted)]
         if shapes[0] != shapes[1]:
             raise RunError(f"{what} answers a batch of {size} with shapes {shapes[0]}, the net with {shapes[1]}")
-        for ours, theirs in zip(wanted, found, strict=True):
-            difference = _difference(ours, theirs)
-            if not difference < tolerance:  # NaN is not smaller than anything
-                raise RunError(
-                    f"{what} differs from the net by {difference:.3g} on a batch of {size}; less than {tolerance:g} is "
-                    "allowed. The file was removed: look for operators that the export approximates, or for random ones"
-                )
-            largest = max(largest, difference)
+        difference = getattr(net, "difference", _differences)(wanted, found)
+        if not difference < tolerance:  # NaN is not smaller than anything
+            raise RunError(
+                f"{what} differs from the net by {difference:.3g} on a batch of {size}; less than {tolerance:g} is "
+                "allowed. The file was removed: look for operators that the export approximates, or for random ones"
+            )
+        largest = max(largest, difference)
     return largest
+
+
+def _differences(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest of all answers; NaN where there is one."""
+    return float(np.max([_difference(a, b) for a, b in zip(ours, theirs, strict=True)], initial=0.0))
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
@@ -170,16 +177,16 @@ def _answers(net: nn.Module, inputs: Example) -> list[str] | None:
 
 
 def _dynamic(net: nn.Module, inputs: Sequence[Tensor]) -> tuple[dict[int, Any], ...]:
-    """The batch, and what the net itself says: its ``dynamic`` names axes of the inputs by the inputs' names.
+    """The batch, and what the net itself says: its ``dynamic`` gives axes of the inputs by the inputs' names.
 
-    ``{"audio": {1: "samples"}}``: the exported net takes recordings of any length.
+    ``{"audio": [1]}``: the exported net takes recordings of any length.
     """
-    said: Mapping[str, Mapping[int, str]] = getattr(net, "dynamic", {})
-    dims = {axis: torch.export.Dim(axis) for axes in said.values() for axis in axes.values()}
+    said: Mapping[str, Collection[int]] = getattr(net, "dynamic", {})
     batch = torch.export.Dim("batch", min=1)
     names = inspect.signature(net.forward).parameters
+    # DYNAMIC, not a Dim: that would promise every length from 0 on, and a net that strides over it has a least one
     return tuple(
-        {0: batch, **{axis: dims[label] for axis, label in said.get(name, {}).items()}}
+        {0: batch, **dict.fromkeys(said.get(name, ()), torch.export.Dim.DYNAMIC)}
         for name, _ in zip(names, inputs, strict=False)
     )
 

@@ -112,7 +112,8 @@ def test_a_teacher_that_nobody_trained_is_an_error_and_several_ways_make_it_righ
         "no earlier stage trains it\n"
         "    give it weights (models.teacher.weights: FILE), or train it in an earlier stage"
     ]
-    assert judge(BASE, "models.teacher={use: hub, name: x, pretrained: true}").errors == []
+    for given in ("pretrained: true", "folder: saved", "hub: owner/net"):
+        assert judge(BASE, f"models.teacher={{use: hub, name: x, {given}}}").errors == []
     assert judge(THREE).errors == []
     assert judge(THREE, "~stages.teach", "stages.distil.init={teacher: student}").errors == []
 
