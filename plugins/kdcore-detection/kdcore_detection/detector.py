@@ -25,7 +25,13 @@ class Detections(NamedTuple):
 
 
 class Detector(nn.Module):
-    """Base class of every detector. Boxes are xyxy in pixels of the image it is called with."""
+    """Base class of every detector. Boxes are xyxy in pixels of the image it is called with.
+
+    Attributes:
+        score_threshold: a detection at or below it is dropped.
+    """
+
+    score_threshold: float = 0.0
 
     def forward(self, image: Tensor) -> Signals:
         """Raw outputs and the boxes decoded from them, the same in train and eval mode.
@@ -79,8 +85,8 @@ def best_classes(scores: Tensor, boxes: Tensor, candidates: int) -> Detections:
 def keep_best(found: Detections, *, score_threshold: float, nms_threshold: float | None, limit: int) -> Detections:
     """Non-maximum suppression within each class of each image, then the best ``limit``.
 
-    All images go through one call, each class in a column and each image in a row of one large plane, so that none
-    overlaps another. Sizes do not depend on values: this exports, and waits for the device only inside of ``nms``.
+    Each class is in a column and each image in a row of one large plane, so that none overlaps another. Sizes do not
+    depend on values: this exports, and waits for the device only inside of ``nms``.
 
     Args:
         found: K candidates of every image.
@@ -111,6 +117,12 @@ def _unsuppressed(found: Detections, alive: Tensor, threshold: float) -> Tensor:
     heap = torch.stack([-2 * step, -2 * step, -step, -step])
     apart = torch.where(alive.unsqueeze(-1), apart, heap)
     scores = torch.where(alive, found.scores, 0.0)
-    kept = nms(apart.flatten(0, 1), scores.flatten(), threshold)
-    survives = torch.zeros(scores.numel(), dtype=torch.bool, device=boxes.device)
-    return survives.index_fill(0, kept, True).view(scores.shape)
+    if torch.compiler.is_compiling():  # an export knows no loop over images
+        return _kept(apart.flatten(0, 1), scores.flatten(), threshold).view(scores.shape)
+    # elsewhere the loop is faster: the time grows with the square of the boxes
+    return torch.stack([_kept(*image, threshold) for image in zip(apart, scores, strict=True)])
+
+
+def _kept(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Bool (K,)."""
+    return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, nms(boxes, scores, threshold), True)

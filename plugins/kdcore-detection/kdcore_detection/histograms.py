@@ -76,7 +76,7 @@ def precision_of(counts: Tensor) -> Tensor:
     objects = totals[..., 2 * steps :, 0]  # (..., C, 1)
     # from the best bin on
     running = totals[..., : 2 * steps, :].flip(-1).cumsum(-1)
-    right, wrong = running.split(steps, -2)
+    right, wrong = running[..., :steps, :], running[..., steps:, :]
     recalls = torch.linspace(0, 1, RECALLS, device=counts.device, dtype=torch.float64)
     needed = (recalls * objects - 1e-9).ceil().clamp(min=1).unsqueeze(-2)  # (..., C, 1, R)
     needed = needed.expand(*right.shape[:-1], RECALLS).contiguous()

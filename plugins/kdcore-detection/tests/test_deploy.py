@@ -7,7 +7,7 @@ import torch
 from kdcore.run.exporters import onnx, torch_export
 from kdcore.task import set_input_statistics
 from tiny import batch, detector, task
-from torch import nn
+from torch import Tensor, nn
 
 
 def test_it_answers_what_is_scored():
@@ -35,6 +35,69 @@ def test_each_image_is_answered_as_if_alone():
 def test_a_classifier_is_refused():
     with pytest.raises(ValueError, match="a Linear is no detector: it gives no boxes to ship"):
         task().deploy(nn.Linear(1, 1))
+
+
+# --- how far two answers are apart
+
+
+def answer() -> dict[str, Tensor]:
+    """Two images: two detections and room for one more; three, and no room."""
+    boxes = torch.tensor([[10.0, 10.0, 20.0, 20.0], [0.0, 0.0, 90.0, 60.0], [30.0, 10.0, 40.0, 20.0]])
+    scores = torch.tensor([[0.9, 0.5, 0.0], [0.8, 0.7, 0.6]])
+    labels = torch.tensor([[0, 1, -1], [2, 2, 0]])
+    return {"boxes": boxes * (scores > 0).unsqueeze(-1), "scores": scores, "labels": labels}
+
+
+def apart(changed: dict[str, Tensor]) -> float:
+    deployed = task().deploy(detector(score_threshold=0.3))
+    difference = deployed.difference(list(answer().values()), list(changed.values()))
+    assert difference == deployed.difference(list(changed.values()), list(answer().values()))
+    assert isinstance(difference, float)
+    return difference
+
+
+def test_the_order_makes_no_difference():
+    assert apart(answer()) == 0
+    assert apart({name: x[:, [1, 0, 2]] for name, x in answer().items()}) == 0
+
+
+def test_a_moved_box_does():
+    changed = answer()
+    changed["boxes"][1, 0, 0] += 0.01  # of 20, the largest
+    assert apart(changed) == pytest.approx(0.01 / 20, rel=2e-3)
+
+
+def test_another_score_does():
+    changed = answer()
+    changed["scores"][0, 0] -= 0.25
+    assert apart(changed) == pytest.approx(0.25)
+
+
+def test_another_class_does():
+    changed = answer()
+    changed["labels"][0, 0] = 1
+    assert apart(changed) > 0.3
+
+
+def test_a_missing_box_counts_by_how_sure_it_was():
+    changed = answer()
+    changed["scores"][0, 1], changed["labels"][0, 1], changed["boxes"][0, 1] = 0.0, -1, 0.0
+    assert apart(changed) == pytest.approx(0.5 - 0.3)
+
+
+def test_a_box_just_above_the_threshold_may_be_missing():
+    more = answer()
+    more["scores"][0, 2], more["labels"][0, 2], more["boxes"][0, 2] = 0.3001, 2, 30.0
+    assert apart(more) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_the_last_of_a_full_answer_may_be_another_one_as_good():
+    changed = answer()
+    changed["scores"][1, 2], changed["labels"][1, 2] = 0.6002, 1
+    assert apart(changed) == pytest.approx(2e-4, rel=1e-2)
+
+
+# --- exported
 
 
 @pytest.mark.slow

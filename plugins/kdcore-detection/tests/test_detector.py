@@ -25,6 +25,13 @@ def naive(found: Detections, i: int, score: float, threshold: float, limit: int)
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 
+@pytest.fixture(params=["image by image", "together"])
+def exporting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export has all images in one call."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "together")
+
+
+@pytest.mark.usefixtures("exporting")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("score", "threshold", "limit"), [(0.3, 0.5, 60), (0.0, 0.3, 60), (0.5, 0.7, 5)])
 def test_each_image_as_torchvision_does_it_alone(seed: int, score: float, threshold: float, limit: int):
@@ -43,6 +50,7 @@ def test_each_image_as_torchvision_does_it_alone(seed: int, score: float, thresh
         assert (kept.labels[i, n:] == -1).all()
 
 
+@pytest.mark.usefixtures("exporting")
 def test_many_classes_and_images_keep_the_fractions_of_a_pixel():
     """In one long line of 80 classes of 64 images float32 would know whole pixels only, and overlaps would be wrong."""
     boxes = torch.tensor([[1000.0, 1000.0, 1010.0, 1010.0], [1000.0, 1000.0, 1010.0, 1005.4]])  # overlap 0.54
@@ -52,6 +60,7 @@ def test_many_classes_and_images_keep_the_fractions_of_a_pixel():
         assert ((chosen.scores > 0).sum(1) == kept).all()
 
 
+@pytest.mark.usefixtures("exporting")
 def test_boxes_that_reach_beyond_the_image_do_not_reach_another_class():
     boxes = torch.tensor([[[-50.0, -50.0, 10.0, 10.0], [-50.0, -50.0, 10.0, 10.0]]])
     found = Detections(boxes, torch.tensor([[0.9, 0.8]]), torch.tensor([[0, 1]]))
@@ -64,6 +73,7 @@ def test_without_a_threshold_nothing_is_suppressed():
     assert torch.equal((kept.scores > 0).sum(1), (found.scores > 0.2).sum(1))
 
 
+@pytest.mark.usefixtures("exporting")
 def test_nothing_above_the_threshold():
     kept = keep_best(candidates(), score_threshold=1.0, nms_threshold=0.5, limit=7)
     assert not kept.scores.any()

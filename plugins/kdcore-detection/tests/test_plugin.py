@@ -12,30 +12,33 @@ from kdcore_detection import plugin
 from kdcore_detection.data import digits
 
 OVERLAYS = ("acam", "bckd", "crosskd", "fgd", "ld", "mgd", "pkd", "sad")
-OVER = {f"detection.{name}": ["detection.bccd"] for name in OVERLAYS}
+OVER = {f"detection.{name}": ["detection.bccd"] for name in (*OVERLAYS, "bccd_detr")}
 
 SMALL = ("data.size=[64, 64]", "data.batch_size=2")
 FIT = {
     "detection": ["data.labels=6", "data.batch_size=4"],
     "detection.bccd": list(SMALL),
     **{name: list(SMALL) for name in OVER},
+    "detection.lpld": list(SMALL),
 }
 
 
 @pytest.fixture
 def bccd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder laid out as BCCD, of a few pictures with three classes, as ``KDCORE_DATA``."""
+    """A folder laid out as BCCD, of a few pictures with three classes, where all recipes look for data."""
     root = voc(tmp_path / "detection" / "bccd" / "BCCD", train=4, val=2, test=2)
     for number in range(8):
         cells = [("Platelets", (3, 3, 9, 10)), ("RBC", (12, 6, 40, 34)), ("WBC", (20, 2, 58, 38))]
         objects = [voc_object(name, corners) for name, corners in cells]
         voc_sample(root, f"p{number:03d}", objects)
     monkeypatch.setenv("KDCORE_DATA", str(tmp_path))
+    for name in ("KDCORE_SOURCE", "KDCORE_TARGET"):
+        monkeypatch.setenv(name, str(root))
     return tmp_path
 
 
 def test_it_keeps_what_a_plugin_promises(bccd: Path):
-    check_plugin("detection", over=OVER, environment={"KDCORE_DATA": str(bccd)})
+    check_plugin("detection", over=OVER)
 
 
 @pytest.mark.slow

@@ -38,9 +38,10 @@ class Quantiser(NamedTuple):
         those that suit best together.
         """
         entries = self.codebooks.flatten(0, 1)
-        gram = (entries @ entries.T).unflatten(0, (-1, ENTRIES)).unflatten(2, (-1, ENTRIES))  # (B, 256, B, 256)
+        size = len(self.codebooks), ENTRIES
+        gram = (entries @ entries.T).view(*size, *size)
         parts = torch.split(x.float() - self.mean, AT_ONCE)
-        return torch.cat([_search((part @ entries.T).unflatten(1, (-1, ENTRIES)), gram) for part in parts])
+        return torch.cat([_search((part @ entries.T).view(-1, *size), gram) for part in parts])
 
     def decode(self, codes: Tensor) -> Tensor:
         """What codes stand for: uint8 (M, B) -> float32 (M, D)."""

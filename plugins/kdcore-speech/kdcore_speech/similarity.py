@@ -50,8 +50,7 @@ class CKA(Metric):
     def compute(self) -> Tensor:
         x, y = self.x / self.frames, self.y / self.frames
         both, own, other = (
-            (product - self.frames * torch.outer(a, b)).square().sum()
+            (product - self.frames * (a.unsqueeze(-1) * b)).square().sum()
             for product, a, b in ((self.xy, x, y), (self.xx, x, x), (self.yy, y, y))
-            if self.frames > 0
         )
         return (both / (own * other).sqrt()).float()

@@ -40,9 +40,24 @@ FIT |= {
         "data={use: speech.tones, batch_size: 4}",
         "models.student={use: speech.conformer, width: 16, depth: 8, heads: 2}",
     ),
-    "speech.distil_whisper": ("data={use: speech.tones, sample_rate: 16000, batch_size: 4}", "~stages.transcribe.do.max_wer"),
+    "speech.distil_whisper": (
+        "data={use: speech.tones, sample_rate: 16000, batch_size: 4}",
+        "~stages.transcribe.do.max_wer",
+    ),
 }
-OVER |= {f"speech.{name}": ["speech"] for name in ("frame_kl", "guided_ctc")}
+FIT |= {
+    "speech.distilhubert": (
+        *FIT["speech"],
+        "models.student.depth=2",
+        "models.teacher.depth=3",
+    ),
+    "speech.mvq": ("data.labels=6", "data.batch_size=4", "models.teacher.width=8", "models.student.width=8"),
+    "speech.ced": ("data.batch_size=4", "models.first.width=8", "models.second.width=8"),
+    "speech.class_token": ("data.batch_size=4", "data.labels=6", "models.student.width=16"),
+    "speech.audiocap": ("data.batch_size=4", "data.labels=6", "models.teacher.width=8"),
+    "speech.os_kdft": ("data.batch_size=4", "models.teacher.width=16", "models.student.width=16"),
+}
+OVER |= {f"speech.{name}": ["speech"] for name in ("frame_kl", "guided_ctc", "distilhubert")}
 
 
 @pytest.fixture

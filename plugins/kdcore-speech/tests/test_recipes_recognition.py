@@ -67,7 +67,7 @@ def test_the_student_learns_what_its_teacher_heard(runner: Runner) -> None:
     run = runner.fit(files("sequence")[0], *TWO_STEPS, "data.labels=4", "stages.teach.trainer.max_epochs=null")
     found = table(run, "transcribe")
     assert found["id"].tolist() == list(range(12))
-    known = [tokens for tokens in tones.Tones(labels=4).split("train").answers["tokens"]]  # type: ignore[union-attr]
+    known = list(tones.Tones(labels=4).split("train").answers["tokens"])  # type: ignore[union-attr]
     kept = [row for row, tokens in enumerate(known) if (tokens >= 0).any()]
     assert len(kept) == 4
     for row in kept:

@@ -37,12 +37,11 @@ def pooled(pyramid: Sequence[Tensor], boxes: Tensor, *, finest: int, side: int) 
     2016 (arXiv 1612.03144), section 4.2.
     """
     n, count = boxes.shape[:2]
-    canvas, shifts = _canvas([F.pad(level.float(), (0, 1, 0, 1), mode="replicate") for level in pyramid])
+    canvas, starts = _canvas([F.pad(level.float(), (0, 1, 0, 1), mode="replicate") for level in pyramid])
     sides = area(boxes).clamp(min=EPSILON).sqrt() / USUAL_SIDE
     level = (USUAL_LEVEL + sides.log2() + 1e-6).floor().clamp(finest, finest + len(pyramid) - 1)
-    at = (level - finest).long().flatten()
-    shift = torch.tensor(shifts, dtype=torch.float32, device=boxes.device)[at]  # (N * K, 2)
-    end = torch.tensor([(one.shape[3], one.shape[2]) for one in pyramid], dtype=torch.float32, device=boxes.device)[at]
+    at = (level - finest).flatten()
+    shift, end = _of_level(at, starts), _of_level(at, [(one.shape[3], one.shape[2]) for one in pyramid])
     there = boxes.float().flatten(0, 1) * torch.exp2(-level).flatten().unsqueeze(1)
     low = torch.minimum(there[:, :2], end - 1)
     high = torch.maximum(there[:, 2:], low + 1)
@@ -50,6 +49,14 @@ def pooled(pyramid: Sequence[Tensor], boxes: Tensor, *, finest: int, side: int) 
     rois = torch.cat([image, low + shift, high + shift], 1)
     found: Tensor = roi_align(canvas, rois, side, spatial_scale=1.0, sampling_ratio=SAMPLES)
     return found
+
+
+def _of_level(at: Tensor, values: list[tuple[int, int]]) -> Tensor:
+    """The pair of each one's level, (N * K, 2). Not a table to read from, which would be copied from the host."""
+    x, y = torch.zeros_like(at), torch.zeros_like(at)
+    for level, (of_x, of_y) in enumerate(values):
+        x, y = torch.where(at == level, of_x, x), torch.where(at == level, of_y, y)
+    return torch.stack([x, y], 1)
 
 
 def _canvas(maps: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from kdcore.data.base import Split
+from kdcore.data.mix import Mix
 from kdcore.errors import RunError
 from pictures import picture
 
@@ -153,6 +154,17 @@ def test_hidden_boxes_in_a_mix(make):
     hidden = BoxedFiles.without_labels(batch)
     assert not hidden["boxes_known"].any()
     assert (hidden["box_labels"] == -100).all()
+
+
+def test_a_mix_of_pictures_with_boxes_and_without(make, tmp_path: Path):
+    full = sample(tmp_path, "u")
+    many = annotated(full.image, full.size, [[0, 0, 9, 9], [9, 9, 20, 20], [5, 5, 30, 30]], [0, 1, 0], "u")
+    mixed = Mix(labelled=make(), unlabelled=make([many] * 2), batch_size=5)
+    batch = next(iter(mixed.train_dataloader()))
+    known = batch["boxes_known"]
+    assert int(known.sum()) == 3
+    assert ((batch["box_labels"] != -100).any(1) == known).all()
+    assert batch["boxes"].shape == (5, 1, 4)  # as many as the known ones need
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_images_of_one_channel():
 
 
 def test_the_deployed_net_answers_from_the_image(net: FasterRCNN, image: Tensor):
-    boxes, scores, labels = task().deploy(net)(image)
+    boxes, scores, labels = task().deploy(net)(image).values()
     assert boxes.shape[1:] == (60, 4)  # pairs of 20 proposals and 3 classes, fewer than 100
     assert torch.equal(boxes, clip(boxes, *SIZE))
     assert scores.shape == labels.shape == boxes.shape[:2]

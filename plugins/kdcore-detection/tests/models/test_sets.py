@@ -155,7 +155,7 @@ def test_the_task_runs_it_and_assigns_nothing(name: str, image: Tensor):
 @every
 def test_the_deployed_net_answers_from_the_image(name: str, image: Tensor):
     net = MAKERS[name](detections=5)
-    boxes, scores, labels = Boxes(classes=3).deploy(net)(image)
+    boxes, scores, labels = Boxes(classes=3).deploy(net)(image).values()
     assert boxes.shape == (2, 5, 4)
     assert scores.shape == (2, 5)
     assert labels.dtype == torch.int64

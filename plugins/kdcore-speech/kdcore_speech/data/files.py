@@ -138,8 +138,9 @@ class AudioFiles(SpeechData):
             report.too_long += 1
             return None
         tokens = self._tokens(clip)
-        report.see(header, seconds, in_memory=self._in_memory)
-        return _Row(clip, seconds, tokens, read(clip.segment, self.sample_rate) if self._in_memory else None)
+        sound = read(clip.segment, self.sample_rate) if self._in_memory else None
+        report.see(header, 0 if sound is None else sound.nbytes)
+        return _Row(clip, seconds, tokens, sound)
 
     def _tokens(self, clip: Clip) -> Tensor:
         if self._vocabulary is None or clip.text is None:
@@ -187,15 +188,15 @@ class _Report:
         self._channels: Counter[int] = Counter()
         self._bytes = 0
 
-    def see(self, header: Header, seconds: float, *, in_memory: bool) -> None:
-        """Remember what is done to a clip.
+    def see(self, header: Header, kept: int) -> None:
+        """Remember what was done to a clip, and how many bytes of it are kept.
 
         Raises:
             RunError: the split is too large for memory.
         """
         self._rates[header.sample_rate] += 1
         self._channels[header.channels] += 1
-        self._bytes += in_memory * 4 * round(seconds * self._sample_rate)
+        self._bytes += kept
         if self._bytes > MEMORY_LIMIT:
             raise RunError(
                 f"the split `{self._name}` takes more than {MEMORY_LIMIT // 2**30} GiB of memory: set `keep: disk`, "

@@ -25,7 +25,7 @@ LOW, HIGH = (697.0, 770.0, 852.0, 941.0), (1209.0, 1336.0, 1477.0, 1633.0)
 COUNTS: dict[Split, int] = {"train": 600, "val": 100, "test": 200}
 """Strings in each split."""
 
-PRESSED = (3, 7)
+PRESSED = (2, 6)
 """At least and at most so many keys in a string."""
 
 TONE, PAUSE = (0.045, 0.120), (0.030, 0.120)
@@ -42,7 +42,7 @@ NOISE = (-2.0, 15.0)
 
 
 class Tones(SpeechData):
-    """Strings of 3 to 7 telephone keys, two tones each, in noise: 600 to train on, 100 for validation, 200 for the
+    """Strings of 2 to 6 telephone keys, two tones each, in noise: 600 to train on, 100 for validation, 200 for the
     test.
 
     16 keys; transcripts are words, one a key. A string is a pure function of its split and number; no recipe's seed

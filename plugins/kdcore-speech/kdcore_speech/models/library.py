@@ -20,15 +20,15 @@ class Loaded(NamedTuple):
     fresh: frozenset[str]
 
 
-def source_of(folder: Path | None, hub: str | None) -> str | None:
+def source_of(pretrained: Path | None, hub: str | None) -> str | None:
     """Where the weights are; ``None`` for fresh ones.
 
     Raises:
         ValueError: both are given.
     """
-    if folder is not None and hub is not None:
-        raise ValueError("`folder` and `hub` both say where the weights are: keep one of them")
-    return hub if folder is None else str(folder)
+    if pretrained is not None and hub is not None:
+        raise ValueError("`pretrained` and `hub` both say where the weights are: keep one of them")
+    return hub if pretrained is None else str(pretrained)
 
 
 def checked(options: Mapping[str, Any] | None, config: type) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,22 @@ from kdcore_speech.frames import Count, frame_mask
 from kdcore_speech.models.conformer import Attention, FeedForward
 from kdcore_speech.models.conv import Subsample
 from kdcore_speech.models.nets import check_sizes
+
+
+class Tokens(NamedTuple):
+    """What a net with two tokens says.
+
+    Attributes:
+        logits: (N, C), of the class token.
+        distillation: (N, C), of the distillation token.
+        embedding: (N, 2 D), the two tokens side by side.
+        frames: int64 (N,), how many frames of the encoder count.
+    """
+
+    logits: Tensor
+    distillation: Tensor
+    embedding: Tensor
+    frames: Tensor
 
 
 def token_tagger(
@@ -26,8 +44,9 @@ def token_tagger(
 ) -> TokenTagger:
     """A transformer over log-mel features with a class token and a distillation token.
 
-    ``logits`` are what ``head`` says of the class token. ``distillation_head`` speaks of the other: a tap there, beside
-    one at the teacher's ``head``, lets the core's ``kl`` teach it. See ``recipes/class_token.yaml``.
+    ``cross_entropy`` teaches the class token the true label. A teacher teaches the other by ``kl`` with
+    ``read: {student.logits: student.distillation}``; see ``recipes/class_token.yaml``. The answer is the class token's.
+    For the task ``speech.speaker`` both together are the clip's embedding.
 
     Args:
         sample_rate: of the waveform; filled in from the data.
@@ -47,7 +66,7 @@ def token_tagger(
     **Paper**: Mingote et al., Class Token and Knowledge Distillation for Multi-head Self-Attention Speaker Verification
     Systems, 2021 (arXiv 2111.03842).
     **Deviations**: rotary positions; feed-forward layers where the paper has memory layers; which vector stands for the
-    class token outside of training, and how many there are, is ours.
+    class token outside of training, how many there are, and what is the embedding, are ours.
     """
     encoder = TokenEncoder(
         mels=mels, width=width, depth=depth, heads=heads, vectors=vectors, stride=stride, dropout=dropout
@@ -89,16 +108,16 @@ class TokenEncoder(nn.Module):
     def frames(self, count: Count) -> Count:
         return self.stem.frames(count)
 
-    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The two tokens behind all blocks, (N, width) each."""
+    def forward(self, features: Tensor, frames: Tensor) -> Tensor:
+        """The two tokens behind all blocks: (N, 2, width)."""
         x = self.stem(features)
         tokens = torch.stack([self._class_tokens(len(x)), self.distillation_token.expand(len(x), -1)], 1)
         x = torch.cat([tokens.to(x.dtype), x], 1)
         mask = frame_mask(self.frames(frames) + 2, x.shape[1])
         for block in self.blocks:
             x = block(x, mask)
-        x = self.norm(x[:, :2])
-        return x[:, 0], x[:, 1]
+        said: Tensor = self.norm(x[:, :2])
+        return said
 
     def _class_tokens(self, n: int) -> Tensor:
         if not self.training:
@@ -108,7 +127,7 @@ class TokenEncoder(nn.Module):
 
 
 class TokenTagger(nn.Module):
-    """Waveforms to one row of logits, those of the class token.
+    """Waveforms to what the two tokens say.
 
     Its parts are ``front`` (features), ``encoder``, ``head`` and ``distillation_head``.
     """
@@ -124,8 +143,7 @@ class TokenTagger(nn.Module):
         """How many frames so many samples give, the tokens not counted."""
         return self.encoder.frames(self.front.frames(samples))
 
-    def forward(self, audio: Tensor, audio_lengths: Tensor) -> Tensor:
-        ours, distilled = self.encoder(*self.front(audio, audio_lengths))
-        self.distillation_head(distilled)  # read by a tap
-        logits: Tensor = self.head(ours)
-        return logits
+    def forward(self, audio: Tensor, audio_lengths: Tensor) -> Tokens:
+        tokens = self.encoder(*self.front(audio, audio_lengths))
+        ours, distilled = tokens.unbind(1)
+        return Tokens(self.head(ours), self.distillation_head(distilled), tokens.flatten(1), self.frames(audio_lengths))

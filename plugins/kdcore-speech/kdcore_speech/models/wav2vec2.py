@@ -28,7 +28,7 @@ def wav2vec2(
     *,
     sample_rate: int,
     kind: Kind = "wav2vec2",
-    folder: Path | None = None,
+    pretrained: Path | None = None,
     hub: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> BareEncoder:
@@ -39,20 +39,21 @@ def wav2vec2(
     dropped at random in training; SpecAugment is a view of the data (``speech.spec_augment``).
 
     Args:
-        sample_rate: of the waveform; filled in from the data. A net from ``folder`` or ``hub`` takes its own only.
-        kind: which of them, where neither ``folder`` nor ``hub`` tells.
-        folder: what ``save_pretrained`` wrote.
+        sample_rate: of the waveform; filled in from the data. A net from ``pretrained`` or ``hub`` takes its own only.
+        kind: which of them, where neither ``pretrained`` nor ``hub`` tells.
+        pretrained: a folder that ``save_pretrained`` wrote.
         hub: a name such as ``facebook/hubert-base-ls960``, fetched when the net is made.
         options: further fields of the configuration of transformers.
 
     Raises:
-        ValueError: both ``folder`` and ``hub``; a field that the configuration does not have; weights that do not fit.
+        ValueError: both ``pretrained`` and ``hub``; a field that the configuration does not have; weights that do not
+            fit.
 
     **Paper**: Baevski et al., wav2vec 2.0, 2020 (arXiv 2006.11477); Hsu et al., HuBERT, 2021 (arXiv 2106.07447); Chen
     et al., WavLM, 2021 (arXiv 2110.13900). **Deviation**: the norm of a base model's first convolution is over the
     sample, not over its padding; a clip has one answer, whatever stands beside it in the batch.
     """
-    body = _body(kind, library.source_of(folder, hub), options, sample_rate)
+    body = _body(kind, library.source_of(pretrained, hub), options, sample_rate)
     return BareEncoder(body.front, body.encoder)
 
 
@@ -63,7 +64,7 @@ def wav2vec2_ctc(
     blank: int,
     symbols: list[str] | None = None,
     kind: Kind = "wav2vec2",
-    folder: Path | None = None,
+    pretrained: Path | None = None,
     hub: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Recogniser:
@@ -73,24 +74,25 @@ def wav2vec2_ctc(
     (``data: {vocabulary: FOLDER}``). Otherwise it starts afresh, which a warning says.
 
     Args:
-        sample_rate: of the waveform; filled in from the data. A net from ``folder`` or ``hub`` takes its own only.
+        sample_rate: of the waveform; filled in from the data. A net from ``pretrained`` or ``hub`` takes its own only.
         vocabulary: how many labels, the blank included; filled in from the data.
         blank: the number of the blank; filled in from the data.
-        symbols: of the labels; filled in from the data, and compared with ``vocab.json`` in ``folder``.
-        kind: which of them, where neither ``folder`` nor ``hub`` tells.
-        folder: what ``save_pretrained`` wrote.
+        symbols: of the labels; filled in from the data, and compared with ``vocab.json`` in ``pretrained``.
+        kind: which of them, where neither ``pretrained`` nor ``hub`` tells.
+        pretrained: a folder that ``save_pretrained`` wrote.
         hub: a name such as ``facebook/wav2vec2-base-960h``, fetched when the net is made.
         options: further fields of the configuration of transformers.
 
     Raises:
-        ValueError: both ``folder`` and ``hub``; a field that the configuration does not have; weights that do not fit.
+        ValueError: both ``pretrained`` and ``hub``; a field that the configuration does not have; weights that do not
+            fit.
 
     **Paper**: see ``speech.wav2vec2``.
     """
-    source = library.source_of(folder, hub)
+    source = library.source_of(pretrained, hub)
     body = _body(kind, source, options, sample_rate, head=True)
     net = Recogniser(body.front, body.encoder, vocabulary=vocabulary)
-    why = "it has none" if body.head is None else _other_labels(folder, body, vocabulary, blank, symbols)
+    why = "it has none" if body.head is None else _other_labels(pretrained, body, vocabulary, blank, symbols)
     if body.head is not None and not why:
         net.head = body.head
     elif source is not None:
@@ -103,26 +105,27 @@ def wav2vec2_tagger(
     sample_rate: int,
     classes: int,
     kind: Kind = "wav2vec2",
-    folder: Path | None = None,
+    pretrained: Path | None = None,
     hub: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Tagger:
     """wav2vec 2.0, HuBERT or WavLM with one answer for a whole clip: as ``speech.wav2vec2``, and a fresh `head`.
 
     Args:
-        sample_rate: of the waveform; filled in from the data. A net from ``folder`` or ``hub`` takes its own only.
+        sample_rate: of the waveform; filled in from the data. A net from ``pretrained`` or ``hub`` takes its own only.
         classes: how many; filled in from the data.
-        kind: which of them, where neither ``folder`` nor ``hub`` tells.
-        folder: what ``save_pretrained`` wrote.
+        kind: which of them, where neither ``pretrained`` nor ``hub`` tells.
+        pretrained: a folder that ``save_pretrained`` wrote.
         hub: a name of the hub, fetched when the net is made.
         options: further fields of the configuration of transformers.
 
     Raises:
-        ValueError: both ``folder`` and ``hub``; a field that the configuration does not have; weights that do not fit.
+        ValueError: both ``pretrained`` and ``hub``; a field that the configuration does not have; weights that do not
+            fit.
 
     **Paper**: see ``speech.wav2vec2``.
     """
-    body = _body(kind, library.source_of(folder, hub), options, sample_rate)
+    body = _body(kind, library.source_of(pretrained, hub), options, sample_rate)
     return Tagger(body.front, body.encoder, classes=classes)
 
 
@@ -131,26 +134,27 @@ def wav2vec2_speaker(
     sample_rate: int,
     size: int = 256,
     kind: Kind = "wav2vec2",
-    folder: Path | None = None,
+    pretrained: Path | None = None,
     hub: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> SpeakerNet:
     """wav2vec 2.0, HuBERT or WavLM with one vector for a clip: as ``speech.wav2vec2``, and a fresh `head`.
 
     Args:
-        sample_rate: of the waveform; filled in from the data. A net from ``folder`` or ``hub`` takes its own only.
+        sample_rate: of the waveform; filled in from the data. A net from ``pretrained`` or ``hub`` takes its own only.
         size: numbers in an embedding.
-        kind: which of them, where neither ``folder`` nor ``hub`` tells.
-        folder: what ``save_pretrained`` wrote.
+        kind: which of them, where neither ``pretrained`` nor ``hub`` tells.
+        pretrained: a folder that ``save_pretrained`` wrote.
         hub: a name of the hub, fetched when the net is made.
         options: further fields of the configuration of transformers.
 
     Raises:
-        ValueError: both ``folder`` and ``hub``; a field that the configuration does not have; weights that do not fit.
+        ValueError: both ``pretrained`` and ``hub``; a field that the configuration does not have; weights that do not
+            fit.
 
     **Paper**: see ``speech.wav2vec2``.
     """
-    body = _body(kind, library.source_of(folder, hub), options, sample_rate)
+    body = _body(kind, library.source_of(pretrained, hub), options, sample_rate)
     return SpeakerNet(body.front, body.encoder, size=size)
 
 
@@ -189,13 +193,13 @@ def _body(
     return _Body(front, SSLEncoder(net.base_model), kept, net.config.pad_token_id)
 
 
-def _other_labels(folder: Path | None, body: _Body, vocabulary: int, blank: int, symbols: list[str] | None) -> str:
+def _other_labels(pretrained: Path | None, body: _Body, vocabulary: int, blank: int, symbols: list[str] | None) -> str:
     """Why a given head is none for the data's labels; empty where it is."""
     if body.head is not None and body.head.out_features != vocabulary:
         return f"it tells {body.head.out_features} apart, the data has {vocabulary}"
     if body.blank != blank:
         return f"its blank is {body.blank}, the data's {blank}"
-    file = None if folder is None else Path(folder) / "vocab.json"
+    file = None if pretrained is None else Path(pretrained) / "vocab.json"
     if file is not None and file.is_file() and symbols is not None:
         own = Vocabulary.read(file, "character").symbols
         other = next((i for i, pair in enumerate(zip(own, symbols, strict=False)) if pair[0] != pair[1]), None)

@@ -48,7 +48,7 @@ def whisper(
     seconds: float | None = None,
     limit: int = 64,
     language: str = "en",
-    folder: Path | None = None,
+    pretrained: Path | None = None,
     hub: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Transcriber:
@@ -59,29 +59,29 @@ def whisper(
     decoder.layers.3, ...}}}`` and ``freeze: {student: [encoder.**]}``. Nothing is masked or dropped at random.
 
     Args:
-        sample_rate: of the waveform; filled in from the data. A net from ``folder`` or ``hub`` takes 16000 Hz only.
+        sample_rate: of the waveform; filled in from the data. A net from ``pretrained`` or ``hub`` takes 16000 Hz only.
         audio_samples: of the longest training clip; filled in from the data.
         vocabulary: how many tokens; filled in from the data.
         blank: the token that starts and ends a transcript; filled in from the data.
-        size: the configuration, where neither ``folder`` nor ``hub`` gives it.
+        size: the configuration, where neither ``pretrained`` nor ``hub`` gives it.
         seconds: what the net hears at once, silence included: 30 by default, as in the paper. Every clip costs as much.
         limit: tokens at most that it writes down.
-        language: of a net from ``folder`` or ``hub`` that knows several.
-        folder: what ``save_pretrained`` wrote.
+        language: of a net from ``pretrained`` or ``hub`` that knows several.
+        pretrained: a folder that ``save_pretrained`` wrote.
         hub: a name such as ``openai/whisper-tiny.en``, fetched when the net is made.
         options: further fields of transformers' ``WhisperConfig``, such as ``decoder_layers: 2``, the first of a given
             net.
 
     Raises:
-        ValueError: both ``folder`` and ``hub``; a field that the configuration does not have; weights, tokens or a rate
-            that do not fit; clips longer than it hears; a limit beyond what its decoder can hold.
+        ValueError: both ``pretrained`` and ``hub``; a field that the configuration does not have; weights, tokens or a
+            rate that do not fit; clips longer than it hears; a limit beyond what its decoder can hold.
 
     **Paper**: Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, 2022 (arXiv 2212.04356).
     **Deviations**: transcripts are written greedily, and no token is suppressed.
     """
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    source = library.source_of(folder, hub)
+    source = library.source_of(pretrained, hub)
     given = {"apply_spec_augment": False, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
     given |= library.checked(options, WhisperConfig)
     if source is None:

@@ -75,7 +75,7 @@ class Representation(Task):
 class _Deployed(nn.Module):
     """The net; what it says of padding is taken out."""
 
-    dynamic: ClassVar[dict[str, dict[int, str]]] = {"audio": {1: "samples"}}
+    dynamic: ClassVar[dict[str, list[int]]] = {"audio": [1]}
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -126,6 +126,8 @@ class Seq2Seq(Task):
 class _Deployed(nn.Module):
     """The net, writing; as wide as its limit, whatever it writes."""
 
+    dynamic: ClassVar[dict[str, list[int]]] = {"audio": [1]}
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model

@@ -84,7 +84,7 @@ class Speaker(Task):
 class _Deployed(nn.Module):
     """The net, its vectors made equally long."""
 
-    dynamic: ClassVar[dict[str, dict[int, str]]] = {"audio": {1: "samples"}}
+    dynamic: ClassVar[dict[str, list[int]]] = {"audio": [1]}
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ def test_clips_are_as_long_as_the_facts_allow():
         sample = clips[row]
         assert len(sample["audio"]) <= made.facts["audio_samples"]
         assert clips.seconds[row] == len(sample["audio"]) / 8000
-        assert 3 <= len(sample["tokens"]) <= 7
+        assert 2 <= len(sample["tokens"]) <= 6
         assert sample["audio"].abs().max() == 1
 
 
