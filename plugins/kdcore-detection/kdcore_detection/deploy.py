@@ -40,9 +40,9 @@ class Deployed(nn.Module):
         still kept.
         """
         one, other = Detections(*ours), Detections(*theirs)
-        return max(self._apart(one, other), self._apart(other, one))
+        return float(torch.stack([self._apart(one, other), self._apart(other, one)]).max())  # NaN, if any is
 
-    def _apart(self, ours: Detections, theirs: Detections) -> float:
+    def _apart(self, ours: Detections, theirs: Detections) -> Tensor:
         moved = (ours.boxes.unsqueeze(2) - theirs.boxes.unsqueeze(1)).abs().amax(-1)  # (N, D, D)
         farthest = ours.boxes.amax(-1, keepdim=True).clamp(min=1)  # float32 knows pixels relative to it
         scored = (ours.scores.unsqueeze(2) - theirs.scores.unsqueeze(1)).abs()
@@ -50,4 +50,4 @@ class Deployed(nn.Module):
         nearest = torch.where(same, torch.maximum(moved / farthest, scored), torch.inf).amin(2)  # (N, D)
         last = theirs.scores.amin(1, keepdim=True)  # 0 where not all places are taken
         missing = (ours.scores - torch.where(last > 0, last, self.model.score_threshold)).clamp(min=0)
-        return float(torch.where(ours.scores > 0, torch.minimum(nearest, missing), 0.0).max())
+        return torch.where(ours.scores > 0, torch.minimum(nearest, missing), 0.0).max()

@@ -97,6 +97,16 @@ def test_the_last_of_a_full_answer_may_be_another_one_as_good():
     assert apart(changed) == pytest.approx(2e-4, rel=1e-2)
 
 
+@pytest.mark.parametrize("name", ["boxes", "scores"])
+def test_what_is_no_number_is_no_small_difference(name: str):
+    changed = answer()
+    changed[name][0] = torch.nan
+    deployed = task().deploy(detector())
+    answers = list(answer().values()), list(changed.values())
+    assert not deployed.difference(*answers) < 1e-4
+    assert not deployed.difference(*reversed(answers)) < 1e-4
+
+
 # --- exported
 
 

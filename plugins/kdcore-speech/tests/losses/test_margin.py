@@ -46,7 +46,7 @@ def test_it_is_the_paper_s_formula(kind: Any, margin: float, scale: float):
     total = loss({"embedding": embeddings()}, {}, {"labels": LABELS})
     given = {"kind": kind, "margin": margin, "scale": scale}
     wanted = sum(slow(embeddings()[row], loss.classes.detach(), int(LABELS[row]), **given) for row in (0, 1, 3))
-    assert float(total.sum) == pytest.approx(wanted, rel=1e-4)
+    assert total.sum.item() == pytest.approx(wanted, rel=1e-4)
     assert int(total.count) == 3
 
 
@@ -77,7 +77,7 @@ def test_gradients_are_finite_where_an_embedding_is_its_class_or_its_opposite(ki
 
 def test_a_larger_margin_is_harder():
     values = [
-        float(made(margin=margin)({"embedding": embeddings()}, {}, {"labels": LABELS}).sum) for margin in (0, 0.2)
+        made(margin=margin)({"embedding": embeddings()}, {}, {"labels": LABELS}).sum.item() for margin in (0, 0.2)
     ]
     assert values[0] < values[1]
 

@@ -117,8 +117,8 @@ def test_a_net_of_another_kind():
 def test_another_vocabulary():
     output = Other(torch.zeros(3, 3, 5), torch.ones(3), torch.ones(3, 1))
     says = (
-        r"^the model gave logits of the shape \(3, 3, 5\); the data has 11 tokens: \(N, U, 11\) is wanted\. Student and "
-        r"teacher need the same vocabulary \(give the data the teacher's\)$"
+        r"^the model gave logits of the shape \(3, 3, 5\); the data has 11 tokens: \(N, U, 11\) is wanted\. Student "
+        r"and teacher need the same vocabulary \(give the data the teacher's\)$"
     )
     with pytest.raises(ValueError, match=says):
         task().signals(Returns(output), batch(), {})
