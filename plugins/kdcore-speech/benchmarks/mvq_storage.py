@@ -1,11 +1,11 @@
 """What a teacher's codes take on disk, and what a student learns from them instead of from the embeddings themselves.
 
-    python benchmarks/mvq_storage.py [--width 512] [--codebooks 4] [--seeds 3]
+    python benchmarks/mvq_storage.py [--width 256] [--codebooks 2] [--seeds 3]
 
-A wide teacher of telephone keys is trained once. Then, seed by seed, equal students learn from few transcripts alone, from
-the codes of the teacher's last block, and from that block as it is (L1 and cosine of DistilHuBERT, teacher run in every
-step). The bytes are those of the table's file, its ids and its padding included, against float32 embeddings without
-either. The goals: 1/200 of the bytes, and error rates that differ by less than they vary.
+A wide teacher of telephone keys is trained once. Then, seed by seed, equal students learn from few transcripts alone,
+from the codes of the teacher's last block, and from that block as it is (L1 and cosine of DistilHuBERT, teacher run in
+every step). The bytes are those of the table's file, its ids and its padding included, against float32 embeddings
+without either. The goals: 1/200 of the bytes, and error rates that differ by less than they vary.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ logger: null
 def main() -> None:
     """Train, and print the bytes and the error rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=512, help="of the teacher's embeddings")
-    parser.add_argument("--codebooks", type=int, default=4)
+    parser.add_argument("--width", type=int, default=256, help="of the teacher's embeddings")
+    parser.add_argument("--codebooks", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The recipes of the distillers of representations: that what one stage writes the next one reads, and that it teaches."""
+"""The recipes of the distillers of representations: what one stage writes the next one reads, and each loss teaches."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_committee_is_asked_once_for_each_draw(runner: Runner) -> None:
     small = ("models.first.width=8", "models.second.width=8", "data.variants=2")
     run = runner.fit(RECIPES / "ced.yaml", *TWO_STEPS, *small)
     # two recordings of three digits and two speakers are left to train on
-    assert "caches `committee`: 12 samples x 2" in " ".join(run.out.split())
+    assert "caches `committee`: 24 samples x 1 view" in " ".join(run.out.split())
 
 
 @pytest.mark.usefixtures("digits")

@@ -134,7 +134,7 @@ def _mask(batch: Batch, frames: Callable[[Any], Any]) -> dict[str, Tensor]:
 class _Deployed(nn.Module):
     """The net, its best path, softmax."""
 
-    dynamic: ClassVar[dict[str, dict[int, str]]] = {"audio": {1: "samples"}}
+    dynamic: ClassVar[dict[str, list[int]]] = {"audio": [1]}
 
     def __init__(self, model: nn.Module, blank: int) -> None:
         super().__init__()

@@ -74,7 +74,7 @@ class Tagging(Task):
 class _Deployed(nn.Module):
     """The net and softmax."""
 
-    dynamic: ClassVar[dict[str, dict[int, str]]] = {"audio": {1: "samples"}}
+    dynamic: ClassVar[dict[str, list[int]]] = {"audio": [1]}
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
