@@ -51,7 +51,10 @@ def read_byte_pairs(folder: Path) -> BytePairs:
     end = tokenizer.token_to_id(END)
     if end is None:
         raise RunError(f"{file}: has no {END}, which ends a transcript of Whisper")
-    symbols = [_text(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size(with_added_tokens=True))]
+    tokens: list[str] = [
+        tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size(with_added_tokens=True))
+    ]
+    symbols = [_text(token) for token in tokens]
     symbols[end] = ""
     return BytePairs(tuple(symbols), end, "", tokenizer)
 

@@ -10,6 +10,8 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertTokenizerFast,
+    HubertConfig,
+    HubertModel,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
@@ -48,4 +50,21 @@ def whisper(folder: Path, vocabulary: int) -> Path:
     )
     torch.manual_seed(0)
     WhisperForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def hubert(folder: Path) -> Path:
+    """One with twelve layers, as the base one has."""
+    torch.manual_seed(0)
+    config = HubertConfig(
+        hidden_size=16,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=[8, 8],
+        conv_kernel=[400, 3],
+        conv_stride=[160, 2],
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )
+    HubertModel(config).save_pretrained(folder)
     return folder

@@ -40,6 +40,7 @@ FIT |= {
         "data={use: speech.tones, batch_size: 4}",
         "models.student={use: speech.conformer, width: 16, depth: 8, heads: 2}",
     ),
+    "speech.representation": ("data={use: speech.tones, sample_rate: 16000, batch_size: 4}",),
     "speech.distil_whisper": (
         "data={use: speech.tones, sample_rate: 16000, batch_size: 4}",
         "~stages.transcribe.do.max_wer",
@@ -68,7 +69,9 @@ def environment(fsdd: Path) -> dict[str, str]:
     (folder / "recordings").symlink_to(fsdd)
     keys = "".join(tones.KEYS)
     bert, whisper = pretrained.bert(fsdd / "bert", keys), pretrained.whisper(fsdd / "whisper", len(keys) + 1)
-    return {"KDCORE_DATA": str(fsdd / "data"), "BERT": str(bert), "WHISPER": str(whisper), "SPEECH": str(fsdd)}
+    paths = {"KDCORE_DATA": fsdd / "data", "BERT": bert, "WHISPER": whisper, "SPEECH": fsdd}
+    paths["HUBERT"] = pretrained.hubert(fsdd / "hubert")
+    return {name: str(path) for name, path in paths.items()}
 
 
 @pytest.fixture

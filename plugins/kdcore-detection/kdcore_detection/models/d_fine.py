@@ -105,6 +105,7 @@ def d_fine(
     ``hub`` come configuration, all weights that fit, and the ``mean`` and ``std`` of the image processor that lies
     beside them, if any. Only the class heads may be missing there, or have other classes, and are then fresh, which a
     warning says. There are no denoising queries.
+    Exporting with a batch of any size fails in the library's own forward.
 
     Signals: `logits` (N, Q, C), `boxes` (N, Q, 4), `queries` (N, Q, E); `layer_logits` and `layer_boxes` (N, L, Q, .)
     of the encoder's selection, of the first layer's plain box head, and then of every decoder layer. The maps before

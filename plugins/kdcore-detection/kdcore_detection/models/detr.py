@@ -23,7 +23,7 @@ class Detr(SetDetector, DetrForObjectDetection):  # type: ignore[no-untyped-call
 
     def forward(self, image: Tensor) -> Signals:
         net = self.model
-        everywhere = image.new_ones(len(image), *image.shape[-2:])
+        everywhere = image.new_ones(image.shape[0], *image.shape[-2:])  # len() would fix the batch in an export
         features, _ = net.backbone(image, everywhere)[-1]
         projected = net.input_projection(features)
         encoded = net.encoder(
@@ -32,7 +32,7 @@ class Detr(SetDetector, DetrForObjectDetection):  # type: ignore[no-untyped-call
             spatial_position_embeddings=self._positions(projected),
         ).last_hidden_state
         memory = encoded.transpose(1, 2).unflatten(2, features.shape[-2:])  # (N, E, h, w)
-        return {**self.decode(memory, self.query_positions(len(image)), image), "memory": memory}
+        return {**self.decode(memory, self.query_positions(image.shape[0]), image), "memory": memory}
 
     def decode(self, memory: Tensor, positions: Tensor, image: Tensor) -> Signals:
         """The second half of :meth:`forward`, which can be run again with other queries.
@@ -63,7 +63,7 @@ class Detr(SetDetector, DetrForObjectDetection):  # type: ignore[no-untyped-call
 
     def _positions(self, maps: Tensor) -> Tensor:
         found: Tensor = self.model.position_embedding(shape=maps.shape, device=maps.device, dtype=maps.dtype)
-        return _tokens(found.expand(len(maps), -1, -1, -1))
+        return _tokens(found.expand(maps.shape[0], -1, -1, -1))
 
 
 def _tokens(maps: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class FasterRCNN(Detector):
             (_laid_out(o, 1).squeeze(-1), _laid_out(d, 4)) for o, d in zip(*self.rpn["head"](maps), strict=True)
         ]
         objectness, deltas = (torch.cat(parts, 1) for parts in zip(*by_level, strict=True))
-        anchors = self._anchors_of(height, width, maps).expand(len(image), -1, -1)
+        anchors = self._anchors_of(height, width, maps).expand(image.shape[0], -1, -1)
         rpn_boxes = decode(deltas, anchors)
         if proposals is None:
             sizes = [len(one[0]) for one, _ in by_level]
@@ -213,7 +213,7 @@ def is_region(proposals: Tensor) -> Tensor:
 
 def _laid_out(maps: Tensor, size: int) -> Tensor:
     """(N, anchors of a place * size, h, w) -> (N, A, size)."""
-    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, size)
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, size)
 
 
 def _check(classes: int, head_width: int, size: float, ratios: Sequence[float], proposals: int) -> None:

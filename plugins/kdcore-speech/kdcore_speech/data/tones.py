@@ -37,7 +37,7 @@ DETUNED = 0.018
 TWIST = 6.0
 """The two tones of a key differ by so many decibels at most, either way."""
 
-NOISE = (-2.0, 15.0)
+NOISE = (-10.0, 20.0)
 """Decibels that the tones are above (or below) the noise; one draw for each string."""
 
 

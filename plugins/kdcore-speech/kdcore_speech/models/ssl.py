@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from kdcore_speech.frames import Count, frame_mask
+from kdcore_speech.models.wavlm import RelativeAttention
 
 TINY_VARIANCE = 1e-7
 """Added to a waveform's variance, as in transformers: a silent one is divided by nearly nothing otherwise."""
@@ -65,19 +66,20 @@ class Block(nn.Module):
 
     Args:
         layer: of transformers.
-        relative: it takes the bias of relative positions, as WavLM's do.
+        relative: it is one of WavLM's, which take a bias of relative positions.
     """
 
-    def __init__(self, layer: nn.Module, *, relative: bool) -> None:
+    def __init__(self, layer: Any, *, relative: bool) -> None:
         super().__init__()
+        if relative:
+            layer.attention = RelativeAttention(layer.attention)
         self.layer = layer
-        self.relative = relative
 
     def forward(self, x: Tensor, mask: Tensor, bias: Tensor | None) -> Tensor:
-        if self.relative:
-            y: Tensor = self.layer(x, attention_mask=mask, position_bias=bias)[0]
+        if bias is None:
+            y: Tensor = self.layer(x, attention_mask=mask[:, None, None])
         else:
-            y = self.layer(x, attention_mask=mask[:, None, None])
+            y = self.layer(x, attention_mask=mask, position_bias=bias)[0]
         return y
 
 
@@ -135,7 +137,9 @@ class SSLEncoder(nn.Module):
         x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
         x = x + self.position(x)
         x = self.dropout(x if self.normalises_last else self.norm(x))
-        bias = self._bias(x)
+        first: Any = self.blocks[0]
+        attention = first.layer.attention
+        bias = attention.bias(x.shape[1]) if isinstance(attention, RelativeAttention) else None
         for block in self.blocks:
             x = block(x, mask, bias)
         return (self.norm(x) if self.normalises_last else x), frames
@@ -163,11 +167,3 @@ class SSLEncoder(nn.Module):
         for kernel, stride in self.shapes[:depth]:
             count = (count - kernel) // stride + 1
         return count
-
-    def _bias(self, x: Tensor) -> Tensor | None:
-        """That of relative positions, which the first block knows and all share: (N heads, T, T)."""
-        first: Any = self.blocks[0]
-        if not first.relative:
-            return None
-        bias: Tensor = first.layer.attention.compute_bias(x.shape[1], x.shape[1])
-        return bias.repeat(x.shape[0], 1, 1)

@@ -17,7 +17,6 @@ KINDS = ("wav2vec2", "hubert", "wavlm")
 kinds = pytest.mark.parametrize("kind", KINDS)
 sizes = pytest.mark.parametrize("options", [SSL, LARGE], ids=["base", "large"])
 QUIET = {"mask_time_prob": 0.0, "layerdrop": 0.0}
-pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 
 
 def library(kind: str, options: dict[str, Any]) -> Any:

@@ -58,9 +58,7 @@ def test_what_the_net_says_is_passed_on():
 )
 def test_a_net_of_another_kind(output: Any):
     kind = type(output).__name__
-    says = (
-        rf"^the model returned a {kind}; a net for speakers returns `embedding` \(N, D\) by name, a vector for each c"
-    )
+    says = rf"^the model returned a {kind}; a net for speakers returns `embedding` \(N, D\) by name, a vector"
     with pytest.raises(ValueError, match=says):
         task().signals(Returns(output), batch(), {})
 
