@@ -84,7 +84,8 @@ class Vocabulary:
         """A teacher's: the folder (or ``vocab.json``) of a CTC model of transformers, or a text file, a symbol a line.
 
         In a text file the first line is the blank, whatever it holds. In ``vocab.json`` the blank is ``[PAD]`` or
-        ``<pad>``, as transformers has it, and ``|`` is the space.
+        ``<pad>``, as transformers has it, and ``|`` is the space; where it has neither, ``tokenizer.json`` beside it is
+        read, which is Whisper's.
 
         Raises:
             RunError: there is no such file, it is damaged, or it has no blank.
@@ -112,6 +113,10 @@ def _of_json(text: str, file: Path) -> Vocabulary:
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise RunError(f"{file}: its numbers are not 0 to {len(numbers) - 1}, each once")
     blank = next((numbers[name] for name in ("[PAD]", "<pad>") if name in numbers), None)
+    if blank is None and (file.parent / "tokenizer.json").is_file():
+        from kdcore_speech.byte_pairs import read_byte_pairs  # it is made of this module
+
+        return read_byte_pairs(file.parent)
     if blank is None:
         raise RunError(f"{file}: has neither [PAD] nor <pad>, which is the blank of a CTC model of transformers")
     ordered = sorted(numbers, key=numbers.__getitem__)

@@ -55,6 +55,19 @@ losses: {{ctc: {{use: speech.ctc}}, kd: {{use: kl}}}}
 metrics: {{wer: {{use: speech.wer}}}}
 """
 
+REPRESENTATION = """\
+task: {use: speech.representation}
+data: {use: speech.tones, sample_rate: 16000, batch_size: 6}
+models:
+  teacher: {use: speech.wav2vec2, pretrained: hubert}
+  student: {use: speech.conformer_encoder, width: 8, depth: 1, heads: 2, mels: 20}
+stages:
+  distil: {train: student, teachers: [teacher]}
+taps: {deep: {student: encoder.blocks.0, teacher: encoder.blocks.11}}
+losses: {hear: {use: speech.distilhubert, at: deep}}
+metrics: {cka: {use: speech.cka}}
+"""
+
 SPEAKER = """\
 task: {use: speech.speaker}
 data: {use: speech.folders, path: voices, sample_rate: 8000, batch_size: 4, validation: 0.3, test: 0.2}
@@ -77,6 +90,7 @@ def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(f"kdcore_speech.tasks.{task}.chance", lambda self: None)  # nothing is learnt so soon
 
 
+@pytest.mark.slow
 def test_whisper_teaches_itself_with_fewer_layers(runner: Runner, tmp_path: Path):
     pretrained.whisper(tmp_path / "whisper", len("".join(tones.KEYS)) + 1)
     run = runner.fit(HEAD + SEQ2SEQ)
@@ -84,11 +98,20 @@ def test_whisper_teaches_itself_with_fewer_layers(runner: Runner, tmp_path: Path
     assert {"wer", "accuracy", "agreement"} <= run.report["models"]["student"]["metrics"].keys()
 
 
+@pytest.mark.slow
 def test_wav2vec2_learns_from_wavlm(runner: Runner):
     run = runner.fit(HEAD + CTC)
     assert "wer" in run.report["models"]["student"]["metrics"]
     card = json.loads((run.folder / "distil" / "student.json").read_text(encoding="utf-8"))
     assert card["class_names"][0] == "<blank>"
+
+
+@pytest.mark.slow
+def test_a_conformer_hears_as_hubert_does(runner: Runner, tmp_path: Path):
+    pretrained.hubert(tmp_path / "hubert")
+    models = runner.fit(HEAD + REPRESENTATION).report["models"]
+    assert 0 <= models["student"]["metrics"]["cka"]["test"] < 1
+    assert models["teacher"]["metrics"]["cka"]["test"] == pytest.approx(1.0)
 
 
 def test_a_speaker_net(runner: Runner, sound: Write):

@@ -19,16 +19,13 @@ SMALL = (
     "models.student.width=8",
     "models.student.depth=1",
 )
-FIT: dict[str, tuple[str, ...]] = {"speech": ("data.labels=6", *SMALL)}
-"""Every recipe, and what makes it small."""
+EMBEDDED = ("data.labels=6", *SMALL)
 
-OVER: dict[str, list[str]] = {}
-"""Recipes that are laid over others."""
-
-FIT |= {
-    "speech.sequence": FIT["speech"],
-    "speech.frame_kl": FIT["speech"],
-    "speech.guided_ctc": FIT["speech"],
+FIT: dict[str, tuple[str, ...]] = {
+    "speech": EMBEDDED,
+    "speech.sequence": EMBEDDED,
+    "speech.frame_kl": EMBEDDED,
+    "speech.guided_ctc": EMBEDDED,
     "speech.slu": (
         "data.batch_size=4",
         "models.teacher.width=8",
@@ -45,10 +42,8 @@ FIT |= {
         "data={use: speech.tones, sample_rate: 16000, batch_size: 4}",
         "~stages.transcribe.do.max_wer",
     ),
-}
-FIT |= {
     "speech.distilhubert": (
-        *FIT["speech"],
+        *EMBEDDED,
         "models.student.depth=2",
         "models.teacher.depth=3",
     ),
@@ -58,7 +53,10 @@ FIT |= {
     "speech.audiocap": ("data.batch_size=4", "data.labels=6", "models.teacher.width=8"),
     "speech.os_kdft": ("data.batch_size=4", "models.teacher.width=16", "models.student.width=16"),
 }
-OVER |= {f"speech.{name}": ["speech"] for name in ("frame_kl", "guided_ctc", "distilhubert")}
+"""Every recipe, and what makes it small."""
+
+OVER = {f"speech.{name}": ["speech"] for name in ("frame_kl", "guided_ctc", "distilhubert")}
+"""Recipes that are laid over others."""
 
 
 @pytest.fixture

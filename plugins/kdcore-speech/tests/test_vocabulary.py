@@ -63,6 +63,13 @@ def test_a_model_of_transformers_has_its_own_blank_and_space(tmp_path: Path):
     assert Vocabulary.read(tmp_path / "vocab.json", "character") == found
 
 
+def test_whisper_s_is_in_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("vocab.json", "tokenizer.json"):
+        (tmp_path / name).write_text('{"a": 0}', encoding="utf-8")
+    monkeypatch.setattr("kdcore_speech.byte_pairs.read_byte_pairs", lambda folder: (folder, LETTERS))
+    assert Vocabulary.read(tmp_path, "character") == (tmp_path, LETTERS)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

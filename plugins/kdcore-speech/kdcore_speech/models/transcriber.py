@@ -47,11 +47,15 @@ class Transcriber(nn.Module):
         ValueError: a limit below 1, or beyond what the decoder can hold.
     """
 
+    start: Tensor
+
     def __init__(self, front: LogMel, net: Any, *, prompt: tuple[int, ...], end: int, limit: int) -> None:
         super().__init__()
         self.front = front
         self.encoder, self.decoder, self.head = net.model.encoder, net.model.decoder, net.proj_out
         self.prompt, self.end, self.limit = prompt, end, limit
+        # on the device: a step must not wait for a copy
+        self.register_buffer("start", torch.tensor([prompt]), persistent=False)
         if not 1 <= limit <= self.longest:
             raise ValueError(f"limit={limit}: give from 1 to {self.longest}, which is what the decoder can hold")
 
@@ -180,7 +184,7 @@ class Transcriber(nn.Module):
         return self._cut(tokens[:, first:])
 
     def _prompts(self, n: int) -> Tensor:
-        return torch.tensor([self.prompt], device=self.head.weight.device).expand(n, -1)
+        return self.start.expand(n, -1)
 
     def _cut(self, best: Tensor) -> Tensor:
         """-100 from the first ``end`` on."""
