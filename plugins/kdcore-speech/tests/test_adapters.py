@@ -96,6 +96,7 @@ def test_the_width_is_that_of_the_layers_input():
     assert normed.adapter.up.weight.shape == (5, 2)
 
 
+@pytest.mark.slow
 def test_an_edited_net_can_be_copied_and_exported(net: nn.Module, clips: tuple[Tensor, Tensor]):
     adapters(net, layers=PATTERN, width=4)
     filled(net)

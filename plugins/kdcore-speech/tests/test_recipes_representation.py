@@ -41,6 +41,7 @@ def test_layers_teach_a_student_of_any_rate(stride: int, runner: Runner) -> None
     assert runner.probe(files, *options) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_the_student_learns_from_codes_without_its_teacher(runner: Runner) -> None:
     small = (
@@ -61,6 +62,7 @@ def test_the_student_learns_from_codes_without_its_teacher(runner: Runner) -> No
     assert "codes of `teacher` at `encoder.blocks.2`: 4 bytes a frame instead of 32, and" in run.out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_the_committee_is_asked_once_for_each_draw(runner: Runner) -> None:
     small = ("models.first.width=8", "models.second.width=8", "data.variants=2")
@@ -69,6 +71,7 @@ def test_the_committee_is_asked_once_for_each_draw(runner: Runner) -> None:
     assert "caches `committee`: 24 samples x 1 view" in " ".join(run.out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("digits")
 def test_the_student_begins_as_the_teachers_first_blocks_and_its_adapters_learn(runner: Runner) -> None:
     narrow = ("models.teacher.width=16", "models.student.width=16")

@@ -153,3 +153,9 @@ def test_a_folder_that_is_empty_or_not_there(folder: Path):
         Yolo(path=folder)
     with pytest.raises(RunError, match=r"nowhere: there is no such file"):
         Yolo(path=folder / "nowhere")
+
+
+def test_pictures_that_are_not_where_the_file_says(folder: Path):
+    write(folder / "data.yaml", "names: [dog, cat]\ntrain: images/training\nval: images/val\n")
+    with pytest.raises(RunError, match=r"data.yaml: `train` is images/training, and .*images/training is not there$"):
+        Yolo(path=folder)

@@ -95,6 +95,7 @@ def test_what_a_recogniser_hears_far_away(name: str):
     assert bool(heard) == (name == "conformer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv", "conformer_tagger"])
 def test_it_can_be_exported_with_any_length(name: str):
     net = made(name).eval()

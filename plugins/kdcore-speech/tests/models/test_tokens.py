@@ -73,6 +73,7 @@ def test_a_single_vector_is_the_token_throughout(clips: tuple[Tensor, Tensor]):
     torch.testing.assert_close(net.train()(*clips).logits, net.eval()(*clips).logits)
 
 
+@pytest.mark.slow
 def test_it_exports(net: TokenTagger, clips: tuple[Tensor, Tensor]):
     net.eval()
     exported = torch.export.export(net, clips).module()
