@@ -52,6 +52,8 @@ def by_centre(anchors: Tensor, boxes: Tensor, real: Tensor, *, radius: float, re
 def by_iou(anchors: Tensor, boxes: Tensor, real: Tensor, *, above: float, below: float) -> Tensor:
     """RetinaNet: the box that overlaps an anchor most, where they overlap enough, and the best anchors of every box.
 
+    An anchor that is the best of a box, but overlaps another one more, is the other's: the box may be left without.
+
     Args:
         above: from this intersection over union on the anchor is the box's.
         below: less than this is background; what lies between is ignored.

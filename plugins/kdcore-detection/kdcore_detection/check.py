@@ -17,19 +17,26 @@ DIGIT_SIZE = (64, 64)
 FCOS, RETINANET, GFL = "detection.fcos", "detection.retinanet", "detection.gfl"
 DENSE = (FCOS, RETINANET, GFL)
 FASTER_RCNN = "detection.faster_rcnn"
-SETS = ("detection.detr", "detection.rt_detr", "detection.d_fine")
+DETR = ("detection.detr",)
+SETS = (*DETR, "detection.rt_detr", "detection.d_fine")
 
 TAKES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     **{model: {"student": (model,)} for model in (*DENSE, FASTER_RCNN)},
     "detection.set": {"student": SETS},
-    "detection.lpld": {"student": (FASTER_RCNN,)},
+    "detection.lpld": {"student": (FASTER_RCNN,), "teacher": (FASTER_RCNN,)},
     **{f"detection.{name}": {"student": SETS, "teacher": SETS} for name in ("detr_logits", "detr_features")},
-    "detection.detr_queries": {"student": SETS, "teacher": SETS},
+    "detection.detr_queries": {"student": DETR, "teacher": DETR},
     **{f"detection.{name}": {"student": DENSE, "teacher": DENSE} for name in ("bckd", "crosskd", "crosskd_boxes")},
     "detection.crosskd_distribution": {"student": (GFL,), "teacher": (GFL,)},
     "detection.ld": {"student": (GFL,), "teacher": (GFL,)},
 }
 """Loss -> role -> the models whose signals it reads. Losses of taps read those of any."""
+
+UNBOUND = {"detection.detr_features": ("memory", DETR)}
+"""Loss -> a signal, and the models that give it; others must have it bound to a tap."""
+
+ALIKE = ("detection.detr_logits",)
+"""Losses that compare a softmax with a softmax, or sigmoids with sigmoids."""
 
 SOFTMAX = ("kl", "divergence")
 """Losses of the core that compare classes among each other."""
@@ -100,9 +107,14 @@ def _files(data: Slot) -> Iterator[Problem]:
     wanted = {"detection.coco": _coco_files, "detection.voc": _voc_files, "detection.yolo": _yolo_files}.get(data.use)
     missing = [file for file in wanted(path, data.args) if not file.is_file()] if wanted else []
     if missing:
-        what = f"lacks {missing[0].relative_to(path)}" if missing[0].is_relative_to(path) else f"lacks {missing[0]}"
-        there = "" if path.exists() else ", because there is no such folder"
-        yield Problem(f"{path} {what}{there}", "give the path of your data", f"{data.path}.path")
+        yield Problem(_lack(path, missing[0]), "give the path of your data", f"{data.path}.path")
+
+
+def _lack(path: Path, missing: Path) -> str:
+    if missing == path:
+        return f"{path}: there is no such file or folder"
+    there = "" if path.exists() else ", because there is no such folder"
+    return f"{path} lacks {missing.relative_to(path) if missing.is_relative_to(path) else missing}{there}"
 
 
 def _coco_files(path: Path, args: Mapping[str, Any]) -> list[Path]:
@@ -137,6 +149,13 @@ def _loss(recipe: Recipe, loss: LossSlot) -> Iterator[Problem]:
     roles = {role: recipe.models[ref.model] for role, ref in loss.roles.items() if isinstance(ref, Ref)}
     for role, models in TAKES.get(loss.use, {}).items():
         model = roles.get(role)
+        signal, giving = UNBOUND.get(loss.use, ("", models))
+        if model is not None and model.use in models and model.use not in giving and not _binds(loss, role, signal):
+            yield Problem(
+                f"`{loss.use}` reads `{signal}` of {_either(giving)}, and the {role} is a `{model.use}`",
+                "bind a map of both nets with `at:`",
+                loss.path,
+            )
         if model is not None and _of_another_kind(model, models):
             yield Problem(
                 f"`{loss.use}` reads signals of {_either(models)}, and the {role} is a `{model.use}`",
@@ -151,6 +170,15 @@ def _loss(recipe: Recipe, loss: LossSlot) -> Iterator[Problem]:
                 f"`{loss.use}` compares the two nets position by position, and `{_name(student)}` has the levels "
                 f"{ours}, `{_name(teacher)}` {theirs}",
                 "give both nets the same `levels`",
+                loss.path,
+            )
+    if loss.use in ALIKE and student is not None and teacher is not None:
+        kinds = [_kind(student), _kind(teacher)]
+        if None not in kinds and kinds[0] != kinds[1]:
+            yield Problem(
+                f"`{loss.use}` compares like with like, and the logits of `{_name(student)}` are {kinds[0]}, those of "
+                f"`{_name(teacher)}` {kinds[1]}",
+                "take two nets alike: `detection.detr` twice, or neither",
                 loss.path,
             )
     compares_logits = loss.signal is None or loss.signal == "logits"
@@ -168,9 +196,21 @@ def _loss(recipe: Recipe, loss: LossSlot) -> Iterator[Problem]:
         )
 
 
+def _binds(loss: LossSlot, role: str, signal: str) -> bool:
+    """Whether the recipe says itself what the loss reads as this signal."""
+    return loss.signal is not None or f"{role}.{signal}" in loss.read
+
+
 def _of_another_kind(model: ModelSlot, wanted: tuple[str, ...]) -> bool:
     """Models that are made of others (an average, an ensemble) are not judged."""
     return model.use.startswith("detection.") and model.use not in wanted
+
+
+def _kind(model: ModelSlot) -> str | None:
+    """What the logits of a set detector are."""
+    if model.use not in SETS:
+        return None
+    return "a softmax with no-object" if model.use in DETR else "sigmoids"
 
 
 def _levels(model: ModelSlot) -> list[int] | None:

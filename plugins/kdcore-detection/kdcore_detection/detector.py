@@ -86,7 +86,7 @@ def keep_best(found: Detections, *, score_threshold: float, nms_threshold: float
     """Non-maximum suppression within each class of each image, then the best ``limit``.
 
     Each class is in a column and each image in a row of one large plane, so that none overlaps another. Sizes do not
-    depend on values: this exports, and waits for the device only inside of ``nms``.
+    depend on values: this exports, and waits for the device only inside of ``nms``, once.
 
     Args:
         found: K candidates of every image.
@@ -117,10 +117,15 @@ def _unsuppressed(found: Detections, alive: Tensor, threshold: float) -> Tensor:
     heap = torch.stack([-2 * step, -2 * step, -step, -step])
     apart = torch.where(alive.unsqueeze(-1), apart, heap)
     scores = torch.where(alive, found.scores, 0.0)
-    if torch.compiler.is_compiling():  # an export knows no loop over images
+    if _at_once(boxes):
         return _kept(apart.flatten(0, 1), scores.flatten(), threshold).view(scores.shape)
-    # elsewhere the loop is faster: the time grows with the square of the boxes
+    # the time grows with the square of the boxes
     return torch.stack([_kept(*image, threshold) for image in zip(apart, scores, strict=True)])
+
+
+def _at_once(boxes: Tensor) -> bool:
+    """Whether one call has all images: an export knows no loop, and on a device each call is a wait for it."""
+    return torch.compiler.is_compiling() or boxes.device.type != "cpu"
 
 
 def _kept(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from kdcore_detection.detector import Detections
 
-CELLS, MOST_BINS, FEWEST_BINS = 2**14, 64, 16
-"""Counts of one image at most; bins of the score at most, and those below which they say too little."""
+CELLS, MOST_BINS, FEWEST_BINS = 2**14, 64, 30
+"""Counts of one image at most; bins of the score at most, and those below which AP may be off by more than 0.01."""
 
 REACH = 6.0
 """Scores are binned by their logit, from -6 (a score of .0025) to 6."""

@@ -116,15 +116,8 @@ def match(cost: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 (N, L, Q): the target of each query, -1 for none. Of more targets than queries some have none.
     """
-    host = _on_the_host(cost)
-    targets = is_target.cpu().numpy()
-    found = torch.full(cost.shape[:3], -1, dtype=torch.int64)
-    for n, layers in enumerate(host):
-        columns = targets[n].nonzero()[0]
-        for layer, costs in enumerate(layers):
-            rows, chosen = linear_sum_assignment(costs[:, columns])
-            found[n, layer, torch.from_numpy(rows)] = torch.from_numpy(columns[chosen])
-    return found.to(cost.device)
+    costs, targets = _on_the_host(cost, is_target)
+    return torch.from_numpy(_cheapest(costs, targets)).to(cost.device)
 
 
 @match.register_fake
@@ -136,6 +129,8 @@ def _(cost: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
 def match_pairs(cost: torch.Tensor, truth: torch.Tensor, is_target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The teacher's queries for the student's: first those that find an object, then the others, each at least cost.
 
+    One wait for the device, as in :func:`match`.
+
     Args:
         cost: float (N, L, Q, T), of each query of the student with each of the teacher.
         truth: float (N, L, T, M), of each query of the teacher with each object.
@@ -145,17 +140,16 @@ def match_pairs(cost: torch.Tensor, truth: torch.Tensor, is_target: torch.Tensor
         int64 (N, L, Q), the teacher's query of each query, -1 for none; and bool (N, L, T), which of the teacher's
         find an object.
     """
-    positive = match(truth, is_target) >= 0
-    host, first = _on_the_host(cost), positive.cpu().numpy()
-    found = torch.full(cost.shape[:3], -1, dtype=torch.int64)
-    for n, layers in enumerate(host):
-        for layer, costs in enumerate(layers):
-            rows = np.arange(len(costs))
-            for columns in (first[n, layer].nonzero()[0], (~first[n, layer]).nonzero()[0]):
-                chosen, of = linear_sum_assignment(costs[np.ix_(rows, columns)])
-                found[n, layer, torch.from_numpy(rows[chosen])] = torch.from_numpy(columns[of])
-                rows = np.delete(rows, chosen)
-    return found.to(cost.device), positive
+    costs, truths, targets = _on_the_host(cost, truth, is_target)
+    positive = _cheapest(truths, targets) >= 0
+    found = np.full(costs.shape[:3], -1)
+    for at in np.ndindex(costs.shape[:2]):
+        rows = np.arange(costs.shape[2])
+        for columns in (positive[at].nonzero()[0], (~positive[at]).nonzero()[0]):
+            chosen, of = linear_sum_assignment(costs[at][np.ix_(rows, columns)])
+            found[at][rows[chosen]] = columns[of]
+            rows = np.delete(rows, chosen)
+    return torch.from_numpy(found).to(cost.device), torch.from_numpy(positive).to(cost.device)
 
 
 @match_pairs.register_fake
@@ -168,6 +162,19 @@ DEAR = 1e12
 """A cost above any real one, which float32 still tells apart from its neighbours."""
 
 
-def _on_the_host(cost: Tensor) -> Any:
-    """What is no number costs more than all else."""
-    return cost.float().nan_to_num(nan=DEAR, posinf=DEAR, neginf=-DEAR).clamp(-DEAR, DEAR).cpu().numpy()
+def _cheapest(costs: Any, targets: Any) -> Any:
+    """The target of each query, -1 for none: arrays float (N, L, Q, M), bool (N, M) -> int64 (N, L, Q)."""
+    found = np.full(costs.shape[:3], -1)
+    for at in np.ndindex(costs.shape[:2]):
+        columns = targets[at[0]].nonzero()[0]
+        rows, chosen = linear_sum_assignment(costs[at][:, columns])
+        found[at][rows] = columns[chosen]
+    return found
+
+
+def _on_the_host(*tensors: Tensor) -> list[Any]:
+    """Arrays of all of them, bool or float32, in one transfer. What is no number costs more than all else."""
+    flat = torch.cat([x.float().flatten() for x in tensors])
+    flat = flat.nan_to_num(nan=DEAR, posinf=DEAR, neginf=-DEAR).clamp(-DEAR, DEAR).cpu()
+    parts = zip(torch.split(flat, [x.numel() for x in tensors]), tensors, strict=True)
+    return [(part.bool() if x.dtype == torch.bool else part).view(x.shape).numpy() for part, x in parts]

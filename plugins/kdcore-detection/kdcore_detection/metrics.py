@@ -114,7 +114,8 @@ class AveragePrecision(Metric):
     def shares(self, detections: Detections, batch: Batch) -> Tensor | None:
         """What each image adds, for tests between two nets: counts (N, ...), see :mod:`kdcore_detection.histograms`.
 
-        ``None`` where there are too many classes for that (more than 48), or ``area`` is not ``all``.
+        ``None`` where there are too many classes for that (more than 26, or 182 at one ``iou``), or ``area`` is not
+        ``all``.
         """
         thresholds = THRESHOLDS if self.iou is None else (self.iou,)
         bins = bins_for(self.classes, len(thresholds))

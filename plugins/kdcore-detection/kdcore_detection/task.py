@@ -47,6 +47,8 @@ class Boxes(Task):
     def signals(self, model: nn.Module, batch: Batch, others: Mapping[str, Signals]) -> Signals:
         """What the detector gives, and ``assigned`` int64 (N, A) where it assigns positions to the batch's boxes.
 
+        A net of which nothing learns, such as a frozen teacher, is assigned nothing: no loss reads it of one.
+
         Raises:
             KeyError: the batch has no ``image``.
             ValueError: the model is no detector.
@@ -59,7 +61,7 @@ class Boxes(Task):
             )
         signals: Signals = model(normalise(model, batch["image"]))
         self._made_by[signals["boxes"]] = model  # who decodes them, should `observe` ask
-        if "boxes" in batch:
+        if "boxes" in batch and any(weight.requires_grad for weight in model.parameters()):
             assigned = model.assign(signals, batch)
             if assigned is not None:
                 signals["assigned"] = assigned

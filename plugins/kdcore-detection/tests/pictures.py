@@ -20,6 +20,31 @@ def picture(path: Path, height: int = 40, width: int = 60, blue: int = 7) -> Pat
     return path
 
 
+TURNED_BOX = (26, 4, 36, 20)
+"""What is white in :func:`turned_picture`, in pixels of the picture as it is shown."""
+
+
+def turned_picture(path: Path) -> Path:
+    """Stored as 40x80 and shown as 80x40: by a quarter to the right, as EXIF's orientation 6 says."""
+    stored = np.zeros((40, 80, 3), np.uint8)
+    left, top, right, bottom = TURNED_BOX
+    # the top of what is stored is the right side of what is shown
+    stored[40 - right : 40 - left, top:bottom] = 255
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(stored).save(path, exif=exif, quality=95)
+    return path
+
+
+def check_upright(sample: dict[str, Any]) -> None:
+    """The box of a sample of that picture is around what is white in it."""
+    assert sample["image"].shape == (3, 80, 40)
+    rows, columns = (sample["image"].mean(0) > 0.5).nonzero().T.tolist()
+    white = [min(columns), min(rows), max(columns) + 1, max(rows) + 1]
+    assert white == list(TURNED_BOX)
+    np.testing.assert_allclose(sample["boxes"].numpy(), [TURNED_BOX], atol=1e-4)
+
+
 def voc_object(name: str, corners: Sequence[Any], difficult: int = 0) -> str:
     sides = "".join(
         f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)

@@ -243,6 +243,13 @@ def test_a_thin_box_gets_the_anchor_that_overlaps_it_most():
     assert (found == 0).any()
 
 
+def test_a_box_whose_best_anchor_overlaps_another_one_more_gets_none():
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 9.0], [0.0, 0.0, 4.0, 4.0]]])
+    found = by_iou(anchors, boxes, torch.ones(1, 2, dtype=torch.bool), above=0.95, below=0.4)
+    assert found.tolist() == [[0, BACKGROUND]]
+
+
 def test_the_threshold_of_atss():
     anchors, (boxes, _) = points(4.0).double(), scene()
     at, overlaps, threshold = statistics(anchors, boxes.double(), **ATSS)

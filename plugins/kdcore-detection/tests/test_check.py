@@ -93,6 +93,69 @@ def test_localization_distillation_wants_distributions(check):
     assert check(fcos) == []  # other dense detectors may teach through bckd
 
 
+def two(student: str, teacher: str) -> list[str]:
+    nets = {"student": student, "teacher": teacher}
+    return [f"models.{role}={{use: detection.{name}, weights: a.pt}}" for role, name in nets.items()]
+
+
+def taught(loss: str) -> str:
+    return f"losses={{boxes: {{use: detection.set}}, kd: {{use: detection.{loss}}}}}"
+
+
+@pytest.mark.parametrize("model", ["rt_detr", "d_fine"])
+def test_queries_are_handed_over_by_detr_only(check, model: str):
+    assert check(*two("detr", "detr"), taught("detr_queries")) == []
+    for role, nets in (("student", (model, "detr")), ("teacher", ("detr", model))):
+        path, said = only(check(*two(*nets), taught("detr_queries")))
+        assert path == "losses.kd"
+        assert said == (
+            f"`detection.detr_queries` reads signals of `detection.detr`, and the {role} is a `detection.{model}` / "
+        )
+
+
+def test_logits_are_compared_like_with_like(check):
+    assert check(*two("rt_detr", "d_fine"), taught("detr_logits")) == []
+    path, said = only(check(*two("detr", "rt_detr"), taught("detr_logits")))
+    assert path == "losses.kd"
+    assert said == (
+        "`detection.detr_logits` compares like with like, and the logits of `student` are a softmax with no-object, "
+        "those of `teacher` sigmoids / take two nets alike: `detection.detr` twice, or neither"
+    )
+    assert "of `student` are sigmoids, those of `teacher` a softmax" in only(
+        check(*two("d_fine", "detr"), taught("detr_logits"))
+    )[1]  # fmt: skip
+
+
+def test_features_of_nets_that_give_no_memory_are_bound(check):
+    assert check(*two("detr", "detr"), taught("detr_features")) == []
+    path, said = only(check(*two("rt_detr", "detr"), taught("detr_features")))
+    assert path == "losses.kd"
+    assert said == (
+        "`detection.detr_features` reads `memory` of `detection.detr`, and the student is a `detection.rt_detr` / "
+        "bind a map of both nets with `at:`"
+    )
+    assert [hint for _, _, hint in check(*two("rt_detr", "d_fine"), taught("detr_features"))] == [
+        "bind a map of both nets with `at:`"
+    ] * 2
+    taps = "taps={m: {student: model.encoder, teacher: model.encoder}}"
+    assert check(*two("rt_detr", "d_fine"), taught("detr_features"), taps, "losses.kd.at=m") == []
+    read = "losses.kd.read={student.memory: student.tap.m}"
+    assert check(*two("rt_detr", "detr"), taught("detr_features"), taps, read) == []
+    assert "reads signals of `detection.detr` or" in only(
+        check(*two("rt_detr", "gfl"), taught("detr_features"), taps, "losses.kd.at=m")
+    )[1]  # fmt: skip
+
+
+def test_lpld_wants_two_stages_in_both(check):
+    lpld = ["losses={boxes: {use: detection.faster_rcnn}, lpld: {use: detection.lpld}}", "~losses.kd"]
+    assert check(*two("faster_rcnn", "faster_rcnn"), *lpld) == []
+    path, said = only(check(*two("faster_rcnn", "retinanet"), *lpld))
+    assert path == "losses.lpld"
+    assert said == (
+        "`detection.lpld` reads signals of `detection.faster_rcnn`, and the teacher is a `detection.retinanet` / "
+    )
+
+
 def test_composite_teachers_are_not_judged(check):
     models = "models.mean={use: ema, of: student}"
     stages = "stages={distil: {train: student, teachers: [mean]}}"
@@ -208,6 +271,12 @@ def test_a_folder_that_is_not_there(check, tmp_path: Path):
         f"{tmp_path}/nowhere lacks ImageSets/Main/train.txt, because there is no such folder / give the path of your "
         "data"
     )
+
+
+def test_a_file_that_is_not_there(check, tmp_path: Path):
+    path, said = only(check(f"data={{use: detection.yolo, path: {tmp_path}/nowhere.yaml, size: [64, 64]}}"))
+    assert path == "data.path"
+    assert said == f"{tmp_path}/nowhere.yaml: there is no such file or folder / give the path of your data"
 
 
 def test_files_of_each_format(check, tmp_path: Path):

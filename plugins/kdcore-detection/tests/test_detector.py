@@ -31,6 +31,21 @@ def exporting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "together")
 
 
+@pytest.mark.parametrize(("device", "compiling", "calls"), [("cpu", False, 3), ("cpu", True, 1), ("meta", False, 1)])
+def test_one_call_waits_for_a_device_once(device: str, compiling: bool, calls: int, monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[int, ...]] = []
+
+    def kept(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+        seen.append(tuple(boxes.shape))
+        return torch.ones_like(scores, dtype=torch.bool)
+
+    monkeypatch.setattr("kdcore_detection.detector._kept", kept)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    found = Detections(*(part.to(device) for part in candidates(n=3, k=8)))
+    keep_best(found, score_threshold=0.0, nms_threshold=0.5, limit=4)
+    assert seen == [(24 // calls, 4)] * calls
+
+
 @pytest.mark.usefixtures("exporting")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("score", "threshold", "limit"), [(0.3, 0.5, 60), (0.0, 0.3, 60), (0.5, 0.7, 5)])

@@ -29,6 +29,17 @@ def test_the_sum_is_close_to_the_metric(seed: int):
         assert float(metric.value_of(total)) == pytest.approx(value(pictures, 3, **given), abs=0.015)
 
 
+@pytest.mark.parametrize(("classes", "iou", "apart"), [(20, None, 0.01), (26, None, 0.01), (48, 0.5, 0.015)])
+def test_the_sum_is_close_with_many_classes(classes: int, iou: float | None, apart: float):
+    """With 48 classes there is room for one threshold only."""
+    pictures = random_pictures(1, n=200, classes=classes)
+    metric = AveragePrecision(classes=classes, iou=iou)
+    total = shares(pictures, classes, iou=iou).sum(0)
+    assert float(metric.value_of(total)) == pytest.approx(value(pictures, classes, iou=iou), abs=apart)
+    if iou is not None:
+        assert AveragePrecision(classes=classes).shares(*update(pictures)) is None
+
+
 def test_where_scores_are_far_apart_it_is_the_metric():
     pictures = [
         Picture([(SQUARE, 0, False), (AWAY, 0, False)], [(SQUARE, 0, 0.9), (AWAY, 1, 0.4)]),
@@ -86,8 +97,9 @@ def test_too_many_classes_or_a_size_gives_nothing():
     given = update(random_pictures(0))
     assert AveragePrecision(classes=80).shares(*given) is None
     assert AveragePrecision(classes=3, area="small").shares(*given) is None
-    assert AveragePrecision(classes=48).shares(*given) is not None
-    assert (bins_for(10, 10), bins_for(20, 10), bins_for(48, 10), bins_for(49, 10)) == (64, 39, 16, None)
+    assert AveragePrecision(classes=26).shares(*given) is not None
+    assert [bins_for(classes, 10) for classes in (12, 20, 26, 27)] == [64, 39, 30, None]
+    assert [bins_for(classes, 1) for classes in (48, 182, 183)] == [64, 30, None]
 
 
 def test_it_tells_two_nets_apart():

@@ -243,6 +243,23 @@ def test_pairs_have_a_shape_where_there_are_no_values():
     assert (pairs.dtype, positive.dtype) == (torch.int64, torch.bool)
 
 
+def test_both_wait_for_the_device_once(monkeypatch: pytest.MonkeyPatch):
+    fetched: list[int] = []
+    cpu = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda x: fetched.append(x.numel()) or cpu(x))
+    cost, truth, is_target = draw(1, 2, 3, 5, 4), draw(2, 2, 3, 4, 6), torch.ones(2, 6, dtype=torch.bool)
+    match(truth, is_target)
+    assert fetched == [truth.numel() + is_target.numel()]
+    match_pairs(cost, truth, is_target)
+    assert fetched[1:] == [cost.numel() + truth.numel() + is_target.numel()]
+
+
+def test_pairs_find_for_the_teacher_what_match_finds():
+    truth, is_target = draw(3, 2, 3, 4, 6), torch.tensor([[True] * 6, [False, True, False, True, True, False]])
+    _, positive = match_pairs(draw(4, 2, 3, 5, 4), truth, is_target)
+    assert torch.equal(positive, match(truth, is_target) >= 0)
+
+
 # ---- known_objects
 
 

@@ -17,11 +17,6 @@ import kdcore_detection
 
 __all__ = ["bccd"]
 
-NOTHING_SEEN = "loss `kd` selected nothing in the first batch: its value is 0 there"
-"""Of a teacher as untrained as here, which nowhere gives a class more than the 0.05 that these ask for."""
-
-SAID = {"bckd": [NOTHING_SEEN], "crosskd": [NOTHING_SEEN]}
-
 RECIPES = Path(kdcore_detection.__file__).parent / "recipes"
 
 
@@ -43,7 +38,7 @@ def test_an_overlay_changes_the_last_stage_alone(name: str, bccd: Path):
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_every_loss_teaches_the_student(name: str, bccd: Path, runner: Runner):
     torch.manual_seed(0)
-    assert runner.probe(files("bccd", name), *FIT[f"detection.{name}"]) == SAID.get(name, [])
+    assert runner.probe(files("bccd", name), *FIT[f"detection.{name}"]) == []
 
 
 def new_recipe(runner: Runner, folder: Path, *words: str) -> Path:

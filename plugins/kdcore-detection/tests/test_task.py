@@ -64,6 +64,18 @@ def test_positions_are_assigned_once(monkeypatch: pytest.MonkeyPatch):
     assert calls == [1]
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_frozen_teacher_is_assigned_nothing(grad: bool, monkeypatch: pytest.MonkeyPatch):
+    net, given = detector().requires_grad_(False), batch()
+    monkeypatch.setattr(net, "match", lambda *_: pytest.fail("it was assigned"))
+    with torch.set_grad_enabled(grad):
+        assert "assigned" not in task().signals(net, given, {})
+    monkeypatch.undo()
+    net.head.classification_head.requires_grad_(True)  # a student of which a part is frozen
+    with torch.set_grad_enabled(grad):
+        assert "assigned" in task().signals(net, given, {})
+
+
 def test_each_net_gets_its_own_mean_and_std():
     net, other, given = detector().eval(), detector().eval(), batch(1)
     set_input_statistics(other, [0.5] * 3, [0.25] * 3)

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from kdcore.errors import Problem
 from kdcore.recipe.schema import LossSlot, ModelSlot, Recipe, Ref, Stage
 
-TASKS = ("speech.ctc", "speech.tagging")
+TRANSCRIPTS, LABELS = ("speech.ctc", "speech.seq2seq"), ("speech.tagging", "speech.speaker")
+"""Tasks by what their clips have."""
+
+TASKS = (*TRANSCRIPTS, *LABELS, "speech.representation")
 
 FRAME_WISE = ("kl", "divergence", "mse", "smooth_l1", "cosine")
 """The core's losses that have a term for each position."""
@@ -28,6 +31,8 @@ def _stage(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
     for name in (*stage.train, *stage.teachers):
         yield from _raw(recipe.models[name])
     yield from _kind_of_clips(stage)
+    if stage.task.use == "speech.seq2seq":
+        yield from _written(recipe, stage)
     if stage.task.use == "speech.ctc":
         for loss in stage.losses.values():
             yield from _frame_wise(recipe, stage, loss)
@@ -45,16 +50,23 @@ def _kind_of_clips(stage: Stage) -> Iterator[Problem]:
     if stage.data.use != "speech.fsdd":
         return
     has_strings = stage.data.args.get("strings") is not None
-    if has_strings != (stage.task.use == "speech.ctc"):
-        words = (
-            ("strings of digits, which have transcripts", "remove it")
-            if has_strings
-            else (
-                "single digits, which have no transcripts",
-                "say how many strings to train on, such as `strings: 1000`",
-            )
-        )
-        yield Problem(f"gives `{stage.task.use}` {words[0]}", words[1], f"{stage.data.path}.strings")
+    if has_strings and stage.task.use in LABELS:
+        what, hint = "strings of digits, which have transcripts", "remove it"
+    elif not has_strings and stage.task.use in TRANSCRIPTS:
+        what = "single digits, which have no transcripts"
+        hint = "say how many strings to train on, such as `strings: 1000`"
+    else:
+        return
+    yield Problem(f"gives `{stage.task.use}` {what}", hint, f"{stage.data.path}.strings")
+
+
+def _written(recipe: Recipe, stage: Stage) -> Iterator[Problem]:
+    """What an ensemble writes would be what its first member alone writes."""
+    for name in stage.teachers:
+        slot = recipe.models[name]
+        if slot.use == "ensemble":
+            what = "is an ensemble, which cannot write a transcript token by token"
+            yield Problem(what, "name its members as teachers", slot.path)
 
 
 def _frame_wise(recipe: Recipe, stage: Stage, loss: LossSlot) -> Iterator[Problem]:
@@ -67,12 +79,11 @@ def _frame_wise(recipe: Recipe, stage: Stage, loss: LossSlot) -> Iterator[Proble
             f"add `task: {{mask_of: {_one(loss, 'student') or 'student'}}}` to the stage",
             loss.path,
         )
-    names = [_one(loss, role) for role in ("student", "teacher")]
-    strides = [_stride(recipe.models[name]) for name in names if name in recipe.models]
-    if loss.resize is None and len(strides) == 2 and None not in strides and strides[0] != strides[1]:
-        what = " and ".join(
-            f"`{name}` a frame of {10 * stride} ms" for name, stride in zip(names, strides, strict=True)
-        )
+    bound = [_one(loss, role) for role in ("student", "teacher")]
+    names = [name for name in bound if name in recipe.models]
+    strides = {name: stride for name in names if (stride := _stride(recipe.models[name])) is not None}
+    if loss.resize is None and len(set(strides.values())) == 2:
+        what = " and ".join(f"`{name}` a frame of {10 * stride} ms" for name, stride in strides.items())
         yield Problem(f"compares frames, and makes {what}", "add `resize: teacher`", loss.path)
 
 

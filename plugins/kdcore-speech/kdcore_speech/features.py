@@ -48,20 +48,20 @@ class LogMel(nn.Module):
 
     def __init__(self, *, sample_rate: int, mels: int = 40, window: float = 0.025, hop: float = 0.010) -> None:
         super().__init__()
-        self.half = round(sample_rate * window / 2)
+        self.reach = round(sample_rate * window / 2)
         self.hop = round(sample_rate * hop)
         self.mels = mels
-        for name, value in (("sample_rate", sample_rate), ("mels", mels), ("window", self.half), ("hop", self.hop)):
+        for name, value in (("sample_rate", sample_rate), ("mels", mels), ("window", self.reach), ("hop", self.hop)):
             if not value > 0:
-                raise ValueError(f"{name} is too small: half a window is {self.half} samples, a hop {self.hop}")
-        bands = mel_bands(mels, self.half + 1, sample_rate)
+                raise ValueError(f"{name} is too small: half a window is {self.reach} samples, a hop {self.hop}")
+        bands = mel_bands(mels, self.reach + 1, sample_rate)
         empty = int((bands.sum(0) == 0).sum())
         if empty:
             raise ValueError(
-                f"mels={mels}: {empty} of these bands hold no frequency of a window of {2 * self.half} samples at "
+                f"mels={mels}: {empty} of these bands hold no frequency of a window of {2 * self.reach} samples at "
                 f"{sample_rate} Hz: set fewer `mels`, or a longer `window`"
             )
-        self.register_buffer("basis", fourier_basis(2 * self.half), persistent=False)
+        self.register_buffer("basis", fourier_basis(2 * self.reach), persistent=False)
         self.register_buffer("bands", bands, persistent=False)
 
     def frames(self, samples: Count) -> Count:
@@ -75,10 +75,11 @@ class LogMel(nn.Module):
     def _features(self, audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         # mirrored as far as the clip reaches, and so much silence that there are ceil(S / hop) whole windows: no step
         # asks how long the clip is, so that exported nets take any length
-        ahead = torch.arange(self.half, 0, -1, device=audio.device).clamp(max=audio.shape[1] - 1)
-        padded = torch.cat([audio.index_select(1, ahead), pad(audio, (0, self.half - 1))], 1)
+        ahead = torch.arange(self.reach, 0, -1, device=audio.device).clamp(max=audio.shape[1] - 1)
+        padded = torch.cat([audio.index_select(1, ahead), pad(audio, (0, self.reach - 1))], 1)
         spectrum = conv1d(padded.unsqueeze(1), self.basis.float(), stride=self.hop)  # (N, 2 frequencies, T)
-        power = spectrum.square().unflatten(1, (2, -1)).sum(1)
+        real, imaginary = spectrum.square().chunk(2, 1)
+        power = real + imaginary
         energy = (power.transpose(1, 2) @ self.bands.float()).clamp(min=FLOOR).log10()
         frames = self.frames(audio_lengths)
         mask = frame_mask(frames, energy.shape[1]).unsqueeze(-1)

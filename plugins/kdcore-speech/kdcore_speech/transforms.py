@@ -66,7 +66,8 @@ def without_bands(audio: Tensor, sample_rate: int, bands: int, width: float, gen
     low = torch.rand(bands, generator=generator) * (1 - size)
     hertz = torch.linspace(0, sample_rate / 2, len(spectrum)).unsqueeze(1)
     out = ((hertz >= mel_to_hertz(low * top)) & (hertz < mel_to_hertz((low + size) * top))).any(1)
-    return torch.fft.irfft(spectrum.masked_fill(out, 0), n=len(audio))
+    filtered: Tensor = torch.fft.irfft(spectrum.masked_fill(out, 0), n=len(audio))
+    return filtered
 
 
 def with_gaps(audio: Tensor, gaps: int, longest: float, generator: torch.Generator) -> Tensor:

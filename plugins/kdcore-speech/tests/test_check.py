@@ -91,3 +91,26 @@ def test_strings_are_for_recognisers_and_digits_for_taggers(problems: Any, tmp_p
     assert problems(data, text=tagging) == []
     (said,) = problems(data, "data.strings=5", text=tagging)
     assert said == ("data.strings: gives `speech.tagging` strings of digits, which have transcripts | remove it")
+
+
+def test_an_ensemble_writes_no_transcript(problems: Any):
+    written = BASE.replace("speech.ctc", "speech.seq2seq", 1).replace("{use: speech.ctc}", "{use: cross_entropy}")
+    written = written.replace(", task: {mask_of: student}", "").replace(", width: 16", "").replace(", width: 8", "")
+    written = written.replace("speech.conv", "speech.whisper")
+    assert problems(text=written) == []
+    both = "models.both={use: ensemble, of: [teacher, other]}", "models.other={use: speech.whisper, seed: 1}"
+    taught = written.replace("  distil:", "  other: {train: other, losses: {ce: {use: cross_entropy}}}\n  distil:")
+    (said,) = problems(*both, "stages.distil.teachers=[both]", text=taught)
+    assert said == (
+        "models.both: is an ensemble, which cannot write a transcript token by token | name its members as teachers"
+    )
+
+
+def test_data_of_a_kind_that_a_representation_does_not_read(problems: Any, tmp_path: Path):
+    bare = BASE.replace("use: speech.ctc}\ndata", "use: speech.representation}\ndata").replace(
+        "{use: speech.ctc}", "{use: speech.distilhubert}"
+    )
+    bare = bare.replace("speech.conv", "speech.conformer_encoder").replace(", task: {mask_of: student}", "")
+    for strings in ("", ", strings: 5"):
+        said = problems(f"data={{use: speech.fsdd, path: {tmp_path}{strings}}}", text=bare)
+        assert not [one for one in said if "strings" in one]

@@ -14,6 +14,8 @@ from kdcore.data.pictures import REMEDY, SHOWN, BadSampleError, left_out, opened
 from kdcore.data.splits import stratified_order
 from kdcore.errors import RunError
 
+from kdcore_detection.data.orientation import shown_size
+
 Array = np.ndarray[Any, Any]
 Entry = TypeVar("Entry")
 
@@ -21,6 +23,9 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 SPLIT_SEED = 1797
 """Fixes the split of data that brings none; the recipe's seed does not, so that all are tested on the same pictures."""
+
+VAIN: dict[Split, str] = {"train": "there is nothing to learn", "val": "average precision has no value"}
+"""What becomes of splits without a box."""
 
 SLACK = 1.0
 """Pixels by which a box may stand out of its picture without a word: roundings, and formats that count from 1."""
@@ -32,8 +37,8 @@ class Annotated:
 
     Attributes:
         image: the file.
-        size: its (height, width), as the annotations say.
-        boxes: float (M, 4), left, top, right and bottom in pixels of the file; the first pixel is from 0 to 1.
+        size: its (height, width) as it is shown, turned as EXIF says; as the annotations say where they do.
+        boxes: float (M, 4), left, top, right and bottom in pixels of it; the first pixel is from 0 to 1.
         labels: int (M,), classes from 0 on.
         ignore: bool (M,): neither to be found nor an error to find (a crowd, a difficult object).
         where: what the annotations are called, for messages.
@@ -98,13 +103,13 @@ def collected(split: Split, entries: Sequence[Entry], read: Callable[[Entry], An
 
 
 def size_of(image: Path) -> tuple[int, int]:
-    """(height, width), from the header alone.
+    """(height, width) as it is shown, turned as EXIF says; from the header alone.
 
     Raises:
         BadSampleError: the file is no picture.
     """
     with opened(image) as picture:
-        return picture.height, picture.width
+        return shown_size(picture)
 
 
 def held_out(listing: Listing, validation: float, test: float, where: Path) -> dict[Split, Listing]:
@@ -135,8 +140,8 @@ def checked(listing: Listing, split: Split, *, skip: bool) -> tuple[Listing, lis
     """The pictures with their boxes cut to the picture, and notes on all that was cut or left out.
 
     Raises:
-        RunError: a picture or a box cannot be used and ``skip`` is false; no picture can be used; no box is there to
-            train on.
+        RunError: a picture or a box cannot be used and ``skip`` is false; no picture can be used; no box that is not
+            ignored is there to train on, or to validate with.
     """
     if listing.wrong and not skip:
         raise RunError(f"{listing.wrong[0]}. {REMEDY}")
@@ -151,16 +156,16 @@ def checked(listing: Listing, split: Split, *, skip: bool) -> tuple[Listing, lis
         samples.append(good)
         wrong += faults
         cut += outside
-    boxes = sum(len(sample.boxes) for sample in samples)
     if not samples:
         raise RunError(f"the split `{split}` has no picture")
-    if split == "train" and not boxes:
-        raise RunError(f"none of the {len(samples)} pictures of the split `train` has a box: there is nothing to learn")
+    if split in VAIN and all(sample.ignore.all() for sample in samples):
+        raise RunError(f"none of the {len(samples)} pictures of the split `{split}` has a box to find: {VAIN[split]}")
     empty = sum(not len(sample.boxes) for sample in samples)
     if empty:
         notes.append(f"{empty} of {len(samples)} pictures of the split `{split}` have no box: they count as background")
     if wrong:
-        notes.append(f"{len(wrong)} boxes of the split `{split}` were left out: {listed(wrong)}")
+        left = f"{len(wrong)} boxes of the split `{split}` were left out: {listed(wrong)}"
+        notes.append(f"{left}. What they show counts as background")
     if cut:
         notes.append(f"{len(cut)} boxes of the split `{split}` were cut to their picture: {listed(cut)}")
     return replace(listing, samples=samples), notes

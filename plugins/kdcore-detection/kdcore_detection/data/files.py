@@ -8,14 +8,15 @@ from typing import ClassVar, Literal
 
 import torch
 from kdcore.data.base import Data, Split
-from kdcore.data.pictures import REMEDY, BadSampleError, decoded, height_and_width, left_out, opened
+from kdcore.data.pictures import REMEDY, BadSampleError, decoded, left_out, opened
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
 from torch import Tensor
 
 from kdcore_detection.data.annotations import Annotated, Listing, checked
 from kdcore_detection.data.fitting import Fit
-from kdcore_detection.data.samples import Held, Streamed, Targets, collate, without_boxes
+from kdcore_detection.data.orientation import orientation_of, shown_size, upright
+from kdcore_detection.data.samples import Held, Streamed, Targets, collate, is_standing, without_boxes
 
 AUTO_LIMIT = 2 * 2**30
 """Bytes of one split that ``keep: auto`` puts into memory at most."""
@@ -26,7 +27,8 @@ class BoxedFiles(Data):
 
     A batch holds ``image`` float32 (N, 3, H, W) in [0, 1], ``boxes`` float32 (N, M, 4) in pixels of it, left, top,
     right and bottom, ``box_labels`` int64 (N, M), -100 where padded, ``box_ignore`` bool (N, M), ``boxes_known`` bool
-    (N,), False where ``labels`` hide them, and ``id`` int64 (N,).
+    (N,), False where ``labels`` hide them, and ``id`` int64 (N,). A picture is turned as its EXIF says, and boxes are
+    those of the turned one.
 
     Args:
         splits: the pictures of each split, ``train`` and ``val`` at least.
@@ -112,6 +114,13 @@ class BoxedFiles(Data):
         self.notes += left_out(name, wrong, len(listing.samples))
         kept = listing.only(good)
         targets = self._targets(kept)
+        slivers = sum(int((~is_standing(boxes)).sum()) for boxes in targets.boxes)
+        if slivers:
+            height, width = self._fit.size
+            self.notes.append(
+                f"{slivers} boxes of the split `{name}` are left out: in pictures of {height}x{width} they are less than "
+                "a pixel high or wide"
+            )
         if in_memory:
             return Held(images[: len(good)], targets)
         return Streamed(Reader(kept.samples, self._fit), targets)
@@ -157,16 +166,18 @@ class Reader:
             raise RunError(f"{error}. {REMEDY}") from error
 
     def picture(self, row: int) -> Tensor:
-        """uint8 (3, H, W).
+        """uint8 (3, H, W), turned as EXIF says: so those saw it who drew the boxes.
 
         Raises:
             BadSampleError: it cannot be decoded, or is of another size than its boxes were made for.
         """
         sample = self.samples[row]
         with opened(sample.image) as picture:
-            if (picture.height, picture.width) != sample.size:
+            orientation, (height, width) = orientation_of(picture), shown_size(picture)
+            if (height, width) != sample.size:
+                turned = "" if orientation == 1 else f" when turned as its EXIF says ({orientation})"
                 raise BadSampleError(
-                    f"{sample.image}: is {height_and_width(picture)}, but {sample.where} says "
+                    f"{sample.image}: is {height}x{width}{turned}, but {sample.where} says "
                     f"{sample.size[0]}x{sample.size[1]}: its boxes would be elsewhere"
                 )
-            return self.fit.image(decoded(picture, str(sample.image), "RGB"))
+            return self.fit.image(upright(decoded(picture, str(sample.image), "RGB"), orientation))

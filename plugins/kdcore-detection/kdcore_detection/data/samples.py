@@ -101,14 +101,18 @@ class Streamed:
         return Streamed(self.read, self.targets.hiding(keep, seed))
 
 
+LEAST_SIDE = 1.0
+"""Pixels that a box has on both sides; nobody can see an object in less."""
+
 PADDING: dict[str, float] = {"boxes": 0.0, "box_labels": IGNORE, "box_ignore": False}
 """What stands where a picture has fewer boxes than the fullest of its batch."""
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """A batch from single samples: boxes padded to the fullest picture, at least one row; emptied boxes are dropped.
+    """A batch from single samples: boxes padded to the fullest picture, at least one row; slivers are dropped.
 
-    A crop leaves of a box that lies outside a line or a point at the picture's edge: it is no object any more.
+    A crop leaves of a box that lies outside a line or a point at the picture's edge, and of one that lies nearly
+    outside a sliver: where a side is under a pixel, it is no object any more.
 
     Raises:
         RunError: pictures of different sizes, or boxes without their labels.
@@ -143,14 +147,19 @@ def without_boxes(batch: Batch) -> Batch:
 
 
 def _standing(sample: Sample) -> Tensor:
-    """Which boxes have an area: int64 (m,)."""
+    """Which boxes have a pixel on both sides: int64 (m,)."""
     boxes, labels = _plain(sample["boxes"]), sample["box_labels"]
     if len(boxes) != len(labels):
         raise RunError(
             f"sample id {int(sample['id'])} has {len(boxes)} boxes and {len(labels)} labels after its transforms: "
             "leave out what drops boxes (SanitizeBoundingBoxes), because emptied boxes are dropped anyway"
         )
-    return ((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).nonzero().flatten()
+    return is_standing(boxes).nonzero().flatten()
+
+
+def is_standing(boxes: Tensor) -> Tensor:
+    """(M, 4) -> bool (M,): no side is under a pixel."""
+    return (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE).all(1)
 
 
 def _padded(column: Tensor, rows: int, value: float) -> Tensor:

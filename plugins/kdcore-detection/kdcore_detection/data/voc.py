@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
@@ -14,6 +15,9 @@ from kdcore_detection.data.annotations import SPLITS, Annotated, Listing, annota
 from kdcore_detection.data.files import BoxedFiles
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
+FLAG = re.compile(r"\s+(-1|0|1)$")
+"""What the list of a class has behind a name: whether the class occurs."""
+
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -65,7 +69,7 @@ class PascalVoc(BoxedFiles):
     ) -> None:
         path = Path(path)
         files = _lists(path / "ImageSets" / "Main", lists)
-        found = {split: _Objects(path, _listed(file)) for split, file in files.items()}
+        found = {split: _Objects(path, _listed(file, path / "Annotations")) for split, file in files.items()}
         names = class_names or sorted({name for one in found.values() for name in one.names})
         splits = {split: one.listing(names, split) for split, one in found.items()}
         if "val" not in splits:
@@ -99,16 +103,21 @@ def _lists(folder: Path, given: dict[str, str] | None) -> dict[Split, Path]:
     return {name: folder / f"{given[name]}.txt" for name in SPLITS if name in given}
 
 
-def _listed(file: Path) -> list[str]:
-    """The names in a list, sorted; what stands behind a name (whether a class occurs) is not read."""
+def _listed(file: Path, annotations: Path) -> list[str]:
+    """The names in a list, sorted; a flag behind a name is not read."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise RunError(f"{file}: there is no such list") from error
-    names = sorted({line.split()[0] for line in lines if line.strip()})
+    names = sorted({_stem(line.strip(), annotations) for line in lines if line.strip()})
     if not names:
         raise RunError(f"{file}: is empty")
     return names
+
+
+def _stem(line: str, annotations: Path) -> str:
+    """A name may end like a flag: where there is a file of the whole line's name, that is meant."""
+    return line if (annotations / f"{line}.xml").is_file() else FLAG.sub("", line)
 
 
 class _Objects:
@@ -126,12 +135,13 @@ class _Objects:
     @property
     def names(self) -> set[str]:
         """Of the classes that occur."""
-        return {
+        found = {
             node.findtext("name", "").strip()
             for root in self._read.values()
             if not isinstance(root, BadSampleError)
             for node in root.iter("object")
         }
+        return found - {""}  # an object without a name spoils its picture, see _annotated
 
     def listing(self, names: list[str], split: Split) -> Listing:
         place = {name: label for label, name in enumerate(names)}
@@ -164,6 +174,8 @@ def _annotated(path: Path, stem: str, root: ElementTree.Element, place: dict[str
     difficult: list[bool] = []
     for node in root.iter("object"):
         name = node.findtext("name", "").strip()
+        if not name:
+            raise BadSampleError(f"{file}: an object has no `name`")
         if name not in place:
             raise RunError(f"{file}: has a `{name}`, which is none of the classes; {did_you_mean(name, place)}")
         corners = node.find("bndbox")

@@ -13,6 +13,8 @@ from kdcore.losses.maps import check_maps, through
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
 
+from kdcore_detection.losses.weights import check_weights
+
 
 class AdaptiveMasking(Loss):
     """Squared distance of maps F = align(s) and F' = t under learned masks K_m, mean over masks m; means over images.
@@ -35,7 +37,8 @@ class AdaptiveMasking(Loss):
         diversity: factor of that term; 1 as in the paper.
 
     Raises:
-        ValueError: ``masks`` is below 2; the signals are no maps, or of other samples or spatial sizes.
+        ValueError: ``masks`` is below 2, or ``diversity`` below 0; the signals are no maps, or of other samples or
+            spatial sizes.
 
     **Paper**: Lan and Tian, ACAM-KD: Adaptive and Cooperative Attention Masking for Knowledge Distillation, ICCV 2025
     (arXiv 2503.06307).
@@ -57,6 +60,7 @@ class AdaptiveMasking(Loss):
         super().__init__()
         if masks < 2:
             raise ValueError(f"masks={masks} is below 2: masks are kept apart from each other, which takes two")
+        check_weights(diversity=diversity)
         self.masks, self.diversity = masks, diversity
 
     def setup(

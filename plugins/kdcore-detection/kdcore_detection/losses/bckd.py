@@ -11,6 +11,7 @@ from kdcore.signals import Batch, Signals
 from kdcore_detection.boxes import giou
 from kdcore_detection.losses.focal import quality_focal
 from kdcore_detection.losses.positions import check_positions, seen
+from kdcore_detection.losses.weights import check_weights
 
 
 class BinaryClassification(Loss):
@@ -24,14 +25,15 @@ class BinaryClassification(Loss):
     **Shape**: both ``logits`` (N, A, C) of independent classes, without one for the background, and ``boxes``
     (N, A, 4) in pixels; both nets have the same positions.
 
-    **Reduction**: ``count`` is the number of positions at which the teacher gives a class more than 0.05. Neither term
-    reads the batch: images whose boxes nobody knows are distilled like all others.
+    **Reduction**: ``count`` is the number of positions at which the teacher gives a class more than 0.05, of each image
+    at least 1. Neither term reads the batch: images whose boxes nobody knows are distilled like all others.
 
     Args:
         boxes: factor of that term; 4, as in the authors' experiments.
 
     Raises:
-        ValueError: the two nets have other positions (strides, levels or anchors), or other classes.
+        ValueError: ``boxes`` is below 0; the two nets have other positions (strides, levels or anchors), or other
+            classes.
 
     **Paper**: Yang et al., Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection,
     ICCV 2023 (arXiv 2308.14286).
@@ -44,6 +46,7 @@ class BinaryClassification(Loss):
 
     def __init__(self, *, boxes: float = 4.0) -> None:
         super().__init__()
+        check_weights(boxes=boxes)
         self.boxes = boxes
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:

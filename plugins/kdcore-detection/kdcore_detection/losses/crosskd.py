@@ -6,20 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Total
 from kdcore.losses.functional import upcast
 from kdcore.losses.maps import through
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
 
 from kdcore_detection.boxes import giou
+from kdcore_detection.losses.borrowing import Borrowing
 from kdcore_detection.losses.focal import quality_focal
 from kdcore_detection.losses.ld import edge_divergence
 from kdcore_detection.losses.positions import check_positions, seen
 from kdcore_detection.models.dense import Dense
 
 
-class CrossHead(Loss):
+class CrossHead(Borrowing[Dense]):
     """Maps from inside the student's head go through the rest of the teacher's: what its subclasses share.
 
     The gradient passes through the frozen head to the student, whose own last layers are left to the annotations.
@@ -38,8 +39,6 @@ class CrossHead(Loss):
                 f"layer={layer} is below 0: it is the number of blocks that the student's maps have passed"
             )
         self.layer = layer
-        # in a tuple: a frozen net is no part of this loss, is not stored with it and not put into train mode
-        self._teacher: tuple[Dense, ...] = ()
 
     def setup(
         self, example: Mapping[str, Signals], facts: Mapping[str, int], models: Callable[[str], nn.Module]
@@ -55,14 +54,11 @@ class CrossHead(Loss):
             raise ValueError(f"layer={self.layer}: the teacher's {self.branch} tower has {blocks} blocks")
         ours, theirs = student_maps(example["student"])[0].shape[1], width_of(teacher.head)
         self.align = nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1)
-        self._teacher = (teacher,)
-
-    def close(self) -> None:
-        self._teacher = ()
+        self._borrowed = (teacher,)
 
     def crossed(self, student: Signals) -> Tensor:
         """(N, A, ...): what the teacher's head makes of the student's maps."""
-        (teacher,) = self._teacher
+        (teacher,) = self.borrowed()
         dtype = next(teacher.head.parameters()).dtype  # which the recipe may have narrowed
         maps = [through(self.align, one).to(dtype) for one in student_maps(student)]
         return upcast(teacher.finish(self.branch, self.layer, maps))
@@ -88,8 +84,8 @@ class CrossHeadClasses(CrossHead):
     which has an activation (N, C, H, W) for each level. The teacher's ``logits`` (N, A, classes). Where channels
     differ, one 1 x 1 convolution (``align``) for all levels takes the student's to the teacher's; it is not exported.
 
-    **Reduction**: ``count`` is the number of positions at which the teacher gives a class more than 0.05. The batch is
-    not read: images whose boxes nobody knows are distilled like all others.
+    **Reduction**: ``count`` is the number of positions at which the teacher gives a class more than 0.05, of each image
+    at least 1. The batch is not read: images whose boxes nobody knows are distilled like all others.
 
     Args:
         layer: blocks that the student's maps have passed, and the teacher's leaves out; 3 of 4 as in the paper.
@@ -143,7 +139,7 @@ class CrossHeadBoxes(CrossHead):
     branch: ClassVar[Literal["class", "box"]] = "box"
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
-        crossed, (net,) = self.crossed(student), self._teacher
+        crossed, (net,) = self.crossed(student), self.borrowed()
         check_positions(crossed.flatten(2)[..., :4], teacher["boxes"], "boxes")  # a distribution has more than four
         at = student["assigned"] >= 0
         apart = 1 - giou(net.decode(crossed, teacher["anchors"]), teacher["boxes"])

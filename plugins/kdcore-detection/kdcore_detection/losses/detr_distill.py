@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcore_detection.boxes import giou, iou
+from kdcore_detection.losses.borrowing import Borrowing
 from kdcore_detection.losses.set import SetPrediction, is_softmax
+from kdcore_detection.losses.weights import check_weights
 from kdcore_detection.matching import box_cost, known_objects, match_objects, match_pairs, object_cost, relative
 from kdcore_detection.models.detr import Detr
 
@@ -58,9 +60,7 @@ class HungarianLogits(Loss):
         self, *, classes: int, l1: float = 5.0, giou: float = 2.0, positive: float = 1.0, negative: float = 1.0
     ) -> None:
         super().__init__()
-        for name, value in (("l1", l1), ("giou", giou), ("positive", positive), ("negative", negative)):
-            if value < 0:
-                raise ValueError(f"{name}={value} is below 0: it is a weight")
+        check_weights(l1=l1, giou=giou, positive=positive, negative=negative)
         self.classes, self.l1, self.giou = classes, l1, giou
         self.positive, self.negative = positive, negative
 
@@ -189,13 +189,15 @@ class TargetAwareFeatures(Loss):
         scores = logits.softmax(-1)[..., :-1] if is_softmax(logits, self.classes) else logits.sigmoid()
         overlaps = iou(teacher["boxes"].unsqueeze(2), batch["boxes"].unsqueeze(1))
         overlaps = overlaps * known_objects(batch).unsqueeze(1)
-        quality = scores.amax(-1).pow(self.gamma) * overlaps.amax(-1).pow(1 - self.gamma)
+        overlap = overlaps.amax(-1)
+        # 0 to the power of 0 is 1, and a query that meets nothing has no part whatever gamma is
+        quality = scores.amax(-1).pow(self.gamma) * overlap.pow(1 - self.gamma) * (overlap > 0)
         share = quality / quality.sum(1, keepdim=True).clamp(min=1e-6)
         alike = torch.einsum("nqe,nehw->nqhw", queries, t) / queries.shape[2] ** 0.5
         return (share[..., None, None] * alike.sigmoid()).sum(1), quality.sum(1) > 0
 
 
-class QueryPrior(Loss):
+class QueryPrior(Borrowing[Detr]):
     """The loss of ``detection.set``, of the student's decoder that is asked with the teacher's queries.
 
     What each of them is to find is what it finds for the teacher: well-trained queries with a stable assignment are a
@@ -227,21 +229,17 @@ class QueryPrior(Loss):
         super().__init__()
         self.supervised = SetPrediction(classes=classes)
         self.align = nn.Identity()
-        # in a tuple: neither net is a part of this loss
-        self._nets: tuple[Detr, ...] = ()
 
     def setup(
         self, example: Mapping[str, Signals], facts: Mapping[str, Any], models: Callable[[str], nn.Module]
     ) -> None:
-        self._nets = ours, theirs = _detr(models("student"), "student"), _detr(models("teacher"), "teacher")
+        self._borrowed = ours, theirs = _detr(models("student"), "student"), _detr(models("teacher"), "teacher")
         given, taken = (net.query_positions(1).shape[2] for net in (theirs, ours))
         if given != taken:
             self.align = nn.Linear(given, taken)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:
-        if not self._nets:
-            raise ValueError("student and teacher are found in setup(), which was not called")
-        ours, theirs = self._nets
+        ours, theirs = self.borrowed()
         image = batch["image"]
         asked = through(self.align, theirs.query_positions(len(image)).detach())
         # autocast is off in a loss: what was made in half precision meets the type of the weights

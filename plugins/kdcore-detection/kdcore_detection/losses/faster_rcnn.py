@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Total
 from kdcore.losses.functional import upcast
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from kdcore_detection.assign import BACKGROUND, IGNORED, UNMATCHED, matched, settle
 from kdcore_detection.boxes import encode, iou, is_object
+from kdcore_detection.losses.borrowing import Borrowing
 from kdcore_detection.models.faster_rcnn import WEIGHTS, FasterRCNN, is_region
 
 BETA = 1 / 9
@@ -23,7 +24,7 @@ OBJECT = 0.5
 PYRAMID = ("pyramid.0", "pyramid.1", "pyramid.2", "pyramid.3")
 
 
-class FasterRCNNLoss(Loss):
+class FasterRCNNLoss(Borrowing[FasterRCNN]):
     """``rpn_class`` + ``rpn_box`` over sampled anchors, ``class`` + ``box`` over sampled proposals.
 
     Cross-entropy (binary for anchors), and smooth L1 between deltas, the sum of the four, at positives only. The true
@@ -88,17 +89,15 @@ class FasterRCNNLoss(Loss):
                 )
         self.anchors, self.positive_anchors = anchors, positive_anchors
         self.regions, self.positive_regions = regions, positive_regions
-        self._student: tuple[FasterRCNN, ...] = ()
 
     def setup(
         self, example: Mapping[str, Signals], facts: Mapping[str, Any], models: Callable[[str], nn.Module]
     ) -> None:
-        self._student = (two_stage(models("student"), "student"),)
+        self._borrowed = (two_stage(models("student"), "student"),)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:
-        if not self._student:
-            raise ValueError("the student is found in setup(), which was not called")
-        return self.terms(self._student[0], student, student["assigned"], batch)
+        (net,) = self.borrowed()
+        return self.terms(net, student, student["assigned"], batch)
 
     def terms(self, net: FasterRCNN, student: Signals, assigned: Tensor, batch: Batch) -> dict[str, Total]:
         """The four totals.

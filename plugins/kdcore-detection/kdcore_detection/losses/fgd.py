@@ -13,15 +13,16 @@ from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
 
-from kdcore_detection.boxes import is_object
+from kdcore_detection.boxes import is_box, is_object
 from kdcore_detection.losses.positions import boxes_known
+from kdcore_detection.losses.weights import check_weights
 
 
 class FocalGlobal(Loss):
     """Four terms between a feature map of the student, F = align(s), and of the teacher, F' = t; means over images.
 
     - ``foreground``: ``sum_ij P_ij A'_ij sum_c A'_c (F' - F)^2``, P_ij = 1 / (cells of the smallest box there) or 0.
-    - ``background``: the same with 1 / (cells under no box) there, else 0.
+    - ``background``: the same with 1 / (cells under no box) there, or 0.
     - ``attention``: ``sum_ij |A'_ij - A_ij| + sum_c |A'_c - A_c|``.
     - ``relation``: ``sum over elements of (R(F') - R(F))^2``.
 
@@ -32,7 +33,7 @@ class FocalGlobal(Loss):
     **Shape**: student and teacher ``feature`` (N, C, H, W), bound with ``at:``, H and W equal. Where channels differ,
     a 1 x 1 convolution (``align``) takes the student's to the teacher's; a tap's ``project`` makes it unnecessary. The
     batch has ``image`` (N, channels, height, width), ``boxes`` (N, M, 4) and ``box_labels`` (N, M), and optionally
-    ``box_ignore`` (their boxes are background) and ``boxes_known`` (N,).
+    ``box_ignore`` (a cell under such a box alone is in neither of the first two terms) and ``boxes_known`` (N,).
 
     **Reduction**: ``count`` is the number of images; for ``foreground`` and ``background`` of those whose boxes are
     known. Elements are *added*, as in the paper, so the values are large and the factors small.
@@ -48,7 +49,8 @@ class FocalGlobal(Loss):
         temperature: T, a number above 0 or a schedule; 0.5 as in the paper.
 
     Raises:
-        ValueError: ``temperature`` is not above 0; the signals are no maps, or of other samples or spatial sizes.
+        ValueError: ``temperature`` is not above 0; a factor is below 0; the signals are no maps, or of other samples or
+            spatial sizes.
         KeyError: the batch has no ``boxes``.
 
     **Paper**: Yang et al., Focal and Global Knowledge Distillation for Detectors, CVPR 2022 (arXiv 2111.11837).
@@ -73,6 +75,7 @@ class FocalGlobal(Loss):
     ) -> None:
         super().__init__()
         check_temperature(temperature)
+        check_weights(foreground=foreground, background=background, attention=attention, relation=relation)
         self.foreground, self.background = foreground, background
         self.attention, self.relation = attention, relation
         self.temperature = temperature
@@ -142,7 +145,8 @@ def attention(x: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor]:
 def shares(batch: Batch, size: torch.Size) -> tuple[Tensor, Tensor]:
     """What each cell of a map of a ``size`` is worth, as part of an object and as background: both (N, H, W).
 
-    A cell of several boxes belongs to the smallest, and the cells of the background have equal shares of 1.
+    A cell of several boxes belongs to the smallest, and the cells of the background have equal shares of 1. A cell
+    under an ignored box alone is neither.
 
     Raises:
         KeyError: the batch has no ``boxes``.
@@ -154,9 +158,10 @@ def shares(batch: Batch, size: torch.Size) -> tuple[Tensor, Tensor]:
     columns = _overlapped(x1, x2, width, image[1])  # (N, M, W)
     rows = _overlapped(y1, y2, height, image[0])  # (N, M, H)
     cells = (rows.sum(-1) * columns.sum(-1)).clamp(min=1)  # (N, M)
+    covers = rows[:, :, :, None] & columns[:, :, None, :]  # (N, M, H, W)
     share = torch.where(is_object(batch), 1.0 / cells, 0.0)
-    objects = (share[:, :, None, None] * rows[:, :, :, None] * columns[:, :, None, :]).amax(1)
-    background = objects == 0
+    objects = (share[:, :, None, None] * covers).amax(1)
+    background = ~(covers & is_box(batch)[:, :, None, None]).any(1)
     return objects, background / background.sum((1, 2), keepdim=True).clamp(min=1)
 
 

@@ -7,18 +7,19 @@ from typing import Any, ClassVar
 
 import torch
 from kdcore.losses import functional
-from kdcore.losses.base import Loss, Total, check_temperature
+from kdcore.losses.base import Total, check_temperature
 from kdcore.schedules import Scheduled
 from kdcore.signals import Batch, Signals
 from torch import Tensor, nn
 
 from kdcore_detection.assign import BACKGROUND, statistics
 from kdcore_detection.boxes import EPSILON, centre, iou, is_object
+from kdcore_detection.losses.borrowing import Borrowing
 from kdcore_detection.losses.positions import check_positions
 from kdcore_detection.models.gfl import GFL
 
 
-class LocalizationDistillation(Loss):
+class LocalizationDistillation(Borrowing[GFL]):
     """``T^2 / B KL(softmax(t / T) || softmax(s / T))`` over the B bins of an edge, mean over edges, positions.
 
     - ``main``: positions that are assigned to a box.
@@ -59,8 +60,6 @@ class LocalizationDistillation(Loss):
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma={gamma} is not in [0, 1]: it is a share of the overlap that ATSS asks for")
         self.temperature, self.gamma = temperature, gamma
-        # in a tuple: the student is no part of this loss
-        self._student: tuple[GFL, ...] = ()
 
     def setup(
         self, example: Mapping[str, Signals], facts: Mapping[str, int], models: Callable[[str], nn.Module]
@@ -71,16 +70,13 @@ class LocalizationDistillation(Loss):
                 f"the student is a {type(student).__name__}: localization distillation compares the distributions that "
                 "`detection.gfl` gives, around the boxes that it assigns"
             )
-        self._student = (student,)
-
-    def close(self) -> None:
-        self._student = ()
+        self._borrowed = (student,)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:
         s, t, assigned = student["distribution"], teacher["distribution"], student["assigned"]
         check_positions(s, t, "distribution")
         terms = edge_divergence(s, t, self.now(self.temperature)).mean(-1)  # (N, A)
-        (net,) = self._student
+        (net,) = self.borrowed()
         squares = net.squares(student["anchors"][0])
         levels = net.level_sizes(*batch["image"].shape[-2:])
         _, _, threshold = statistics(squares, batch["boxes"], levels=levels, candidates=net.nearest)

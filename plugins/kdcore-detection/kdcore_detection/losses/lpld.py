@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
-from kdcore.losses.base import Loss, Total
+from kdcore.losses.base import Total
 from kdcore.losses.functional import cosine_distance, kl, upcast
 from kdcore.signals import IGNORE, Batch, Signals
 from torch import Tensor, nn
@@ -14,11 +14,13 @@ from torch.nn import functional as F
 
 from kdcore_detection.boxes import clip, iou
 from kdcore_detection.detector import Detections
+from kdcore_detection.losses.borrowing import Borrowing
 from kdcore_detection.losses.faster_rcnn import PYRAMID, FasterRCNNLoss, two_stage
+from kdcore_detection.losses.weights import check_weights
 from kdcore_detection.models.faster_rcnn import FasterRCNN, is_region
 
 
-class LPLD(Loss):
+class LPLD(Borrowing[FasterRCNN]):
     """The loss of Faster R-CNN on the teacher's sure boxes, and ``scale w KL(t || s)`` on its unsure proposals.
 
     The teacher is a moving average of the student (``ema``) and sees the image as it is, the student a view whose
@@ -84,21 +86,17 @@ class LPLD(Loss):
         for name, value in (("sure", sure), ("apart", apart), ("clear", clear), ("background", background)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}={value} is not in [0, 1]")
-        if scale < 0:
-            raise ValueError(f"scale={scale} is below 0: it is a weight")
+        check_weights(scale=scale)
         self.sure, self.apart, self.clear, self.background, self.scale = sure, apart, clear, background, scale
         self.supervised = FasterRCNNLoss()
-        self._nets: tuple[FasterRCNN, ...] = ()
 
     def setup(
         self, example: Mapping[str, Signals], facts: Mapping[str, Any], models: Callable[[str], nn.Module]
     ) -> None:
-        self._nets = tuple(two_stage(models(role), role) for role in ("student", "teacher"))
+        self._borrowed = tuple(two_stage(models(role), role) for role in ("student", "teacher"))
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:
-        if not self._nets:
-            raise ValueError("student and teacher are found in setup(), which was not called")
-        ours, theirs = self._nets
+        ours, theirs = self.borrowed()
         height, width = batch["image"].shape[-2:]
         found = theirs.detections({**teacher, "boxes": clip(teacher["boxes"], height, width)})
         is_sure = found.scores > self.sure

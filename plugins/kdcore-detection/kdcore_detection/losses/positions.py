@@ -42,6 +42,7 @@ def seen(logits: Tensor) -> Tensor:
     """How many positions a teacher's logits (N, A, C) see an object at: what losses over all positions are divided by.
 
     Detectors' own losses are divided by the number of assigned positions, of which a batch without known boxes has
-    none; this is of the same size, and the teacher tells it of every image.
+    none; this is of the same size, and the teacher tells it of every image. An image in which it sees nothing counts
+    one: its positions have terms all the same, and a count of 0 would say that there are none.
     """
-    return (upcast(logits).sigmoid().amax(-1) > SEEN).sum()
+    return (upcast(logits).sigmoid().amax(-1) > SEEN).sum(1).clamp(min=1).sum()

@@ -14,6 +14,8 @@ from kdcore.taps import select
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kdcore_detection.losses.borrowing import Borrowing
+
 
 class SpatialAttention(Loss):
     """``sum_ij (Q_ij - Q'_ij)^2``, Q = sum_c s_c^2 divided by its length over positions, Q' of t; mean over images.
@@ -49,7 +51,7 @@ def _attention(x: Tensor) -> Tensor:
     return unit(upcast(x).square().sum(1).flatten(1))
 
 
-class Sparsity(Loss):
+class Sparsity(Borrowing[_BatchNorm]):
     """``sum of |gamma|`` over the scales of the student's batch normalisations; it says which channels can go.
 
     Training with it drives the scales of channels that do little to 0. The paper's dynamic sparse training changes how
@@ -74,8 +76,6 @@ class Sparsity(Loss):
     def __init__(self, *, modules: str = "**") -> None:
         super().__init__()
         self.within = modules
-        # in a tuple: the student's modules are no part of this loss
-        self._norms: tuple[_BatchNorm, ...] = ()
 
     def setup(
         self, example: Mapping[str, Signals], facts: Mapping[str, int], models: Callable[[str], nn.Module]
@@ -84,19 +84,16 @@ class Sparsity(Loss):
         parts = dict(student.named_modules())
         chosen = [parts[name] for name in select(parts, self.within)]
         norms = (part for part in chosen if isinstance(part, _BatchNorm) and part.affine)
-        self._norms = tuple(norm for norm in norms if norm.weight.requires_grad)
-        if not self._norms:
+        self._borrowed = tuple(norm for norm in norms if norm.weight.requires_grad)
+        if not self._borrowed:
             raise ValueError(
                 f"the student has no batch normalisation whose scales learn among its modules `{self.within}`: a net "
                 "with other, or frozen, normalisation does not show in this way which channels can go"
             )
-
-    def close(self) -> None:
-        self._norms = ()
 
     def count(self, batch: Batch) -> Tensor:
         return torch.tensor(len(batch["id"]))
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> Total:
         n = len(batch["id"])
-        return total_of(torch.cat([upcast(norm.weight).abs() for norm in self._norms]).sum() * n, n)
+        return total_of(torch.cat([upcast(norm.weight).abs() for norm in self.borrowed()]).sum() * n, n)

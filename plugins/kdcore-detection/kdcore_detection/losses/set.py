@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from kdcore_detection.assign import BACKGROUND, matched
 from kdcore_detection.boxes import giou, iou
+from kdcore_detection.losses.weights import check_weights
 from kdcore_detection.matching import known_objects, match_objects, relative
 
 SHARES = 1000
@@ -47,7 +48,8 @@ class SetPrediction(Loss):
         sigmoid: the class term of a sigmoid detector; RT-DETR's is varifocal.
 
     Raises:
-        ValueError: a negative weight; logits of another number of classes.
+        ValueError: a negative weight; a ``no_object`` above 0 that rounds to 0 thousandths; logits of another number of
+            classes.
 
     **Paper**: Carion et al., DETR, 2020 (arXiv 2005.12872), section 3.1 and appendix A.2; for sigmoids Zhao et al.,
     RT-DETR, 2023 (arXiv 2304.08069), with the varifocal loss of Zhang et al., 2020 (arXiv 2008.13367).
@@ -67,9 +69,12 @@ class SetPrediction(Loss):
         sigmoid: Literal["varifocal", "focal"] = "varifocal",
     ) -> None:
         super().__init__()
-        for name, value in (("l1", l1), ("giou", giou), ("no_object", no_object)):
-            if value < 0:
-                raise ValueError(f"{name}={value} is below 0: it is a weight")
+        check_weights(l1=l1, giou=giou, no_object=no_object)
+        if no_object > 0 and round(SHARES * no_object) == 0:
+            raise ValueError(
+                f"no_object={no_object} is too small: weights are counted in thousandths, and this one would be 0, by "
+                "which background is never learned"
+            )
         self.classes, self.l1, self.giou, self.no_object, self.sigmoid = classes, l1, giou, no_object, sigmoid
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch, **roles: Any) -> dict[str, Total]:

@@ -60,6 +60,24 @@ class Pyramid(nn.Module):
         self.multiple = 2 ** min(DEEPEST, max(levels))
         self.width = width
 
+    def check_size(self, image: Tensor, detector: str) -> None:
+        """Refuse an image whose maps would not lie upon each other.
+
+        Args:
+            image: (N, channels, H, W).
+            detector: whose pyramid this is, in words.
+
+        Raises:
+            ValueError: a side is no multiple of ``multiple``.
+        """
+        height, width = image.shape[-2:]
+        if height % self.multiple or width % self.multiple:
+            fitting = [max(1, round(side / self.multiple)) * self.multiple for side in (height, width)]
+            raise ValueError(
+                f"the image is {height}x{width}, and this {detector} takes multiples of {self.multiple}: set `size` of "
+                f"the data (or of the crop) to {fitting}"
+            )
+
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = self.body(image)
         maps = list(maps.values()) if isinstance(maps, dict) else maps

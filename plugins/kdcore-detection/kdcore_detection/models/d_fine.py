@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from kdcore.signals import Signals
-from torch import Tensor, nn
+from torch import nn
 from transformers import DFineForObjectDetection
 
-from kdcore_detection.models.sets import SetDetector, build, told
-
-HEADS = ("class_embed.", "model.decoder.class_embed.", "model.enc_score_head.")
+from kdcore_detection.models.sets import ChosenQueries, build
 
 
 def _backbone(stem: tuple[int, int], out: int, blocks: tuple[int, ...], layers: int, *, affine: bool) -> dict[str, Any]:
@@ -72,20 +68,14 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """The authors' sizes: fields of the backbone's configuration, and of the detector's."""
 
 
-class DFine(SetDetector, DFineForObjectDetection):  # type: ignore[no-untyped-call]
-    """The library's net, whose parts keep their names: ``model.backbone``, ``model.encoder``, ``model.decoder``, ..."""
+class DFine(ChosenQueries, DFineForObjectDetection):  # type: ignore[no-untyped-call]
+    """The library's net."""
 
     def train(self, mode: bool = True) -> DFine:
         super().train(mode)
         # in eval mode the library's decoder answers with one layer; it asks this flag for nothing else
         self.model.decoder.training = True
         return self
-
-    def forward(self, image: Tensor) -> Signals:
-        found = self.model(pixel_values=image)
-        logits = torch.cat([found.enc_topk_logits.unsqueeze(1), found.intermediate_logits], 1)
-        boxes = torch.cat([found.enc_topk_bboxes.unsqueeze(1), found.intermediate_reference_points], 1)
-        return told(logits, boxes, found.last_hidden_state, image)
 
 
 def d_fine(
@@ -105,7 +95,7 @@ def d_fine(
     ``hub`` come configuration, all weights that fit, and the ``mean`` and ``std`` of the image processor that lies
     beside them, if any. Only the class heads may be missing there, or have other classes, and are then fresh, which a
     warning says. There are no denoising queries.
-    Exporting with a batch of any size fails in the library's own forward.
+    It cannot be exported as a graph: the library's own forward depends on values.
 
     Signals: `logits` (N, Q, C), `boxes` (N, Q, 4), `queries` (N, Q, E); `layer_logits` and `layer_boxes` (N, L, Q, .)
     of the encoder's selection, of the first layer's plain box head, and then of every decoder layer. The maps before
@@ -142,7 +132,7 @@ def d_fine(
         fields,
         classes=classes,
         channels=channels,
-        heads=HEADS,
+        heads=DFine.heads,
         detections=detections,
         folder=folder,
         hub=hub,

@@ -72,7 +72,7 @@ class Dense(Detector):
         Raises:
             ValueError: the image is no multiple of the coarsest stride of the backbone.
         """
-        self._check_size(image)
+        self.backbone.check_size(image, type(self).__name__)
         maps = self.backbone(image)
         logits = self.finish("class", 0, maps)
         towers = self._towers("box", 0, maps)
@@ -155,16 +155,6 @@ class Dense(Detector):
             at = torch.stack([x, y, x, y], -1).unsqueeze(1)
             levels.append((at + torch.tensor(cell, device=device, dtype=torch.float32)).flatten(0, 1))
         return torch.cat(levels)
-
-    def _check_size(self, image: Tensor) -> None:
-        height, width = image.shape[-2:]
-        multiple = self.backbone.multiple
-        if height % multiple or width % multiple:
-            fitting = [max(1, round(side / multiple)) * multiple for side in (height, width)]
-            raise ValueError(
-                f"the image is {height}x{width}, and this {type(self).__name__} takes multiples of {multiple}: set "
-                f"`size` of the data (or of the crop) to {fitting}"
-            )
 
 
 def squares(strides: Sequence[int]) -> list[Tensor]:

@@ -133,7 +133,7 @@ class FasterRCNN(Detector):
             ValueError: the image's sides are no multiples of 32.
         """
         height, width = image.shape[-2:]
-        _check_size(height, width, self.backbone.multiple)
+        self.backbone.check_size(image, type(self).__name__)
         maps: list[Tensor] = self.backbone(image)
         by_level = [
             (_laid_out(o, 1).squeeze(-1), _laid_out(d, 4)) for o, d in zip(*self.rpn["head"](maps), strict=True)
@@ -223,12 +223,3 @@ def _check(classes: int, head_width: int, size: float, ratios: Sequence[float], 
         raise ValueError(f"head_width={head_width} and proposals={proposals}: give at least 1 of each")
     if not size > 0 or not ratios or min(ratios) <= 0:
         raise ValueError(f"size={size} and ratios={list(ratios)}: anchors have a size and ratios above 0")
-
-
-def _check_size(height: int, width: int, multiple: int) -> None:
-    if height % multiple or width % multiple:
-        fitting = [max(1, round(side / multiple)) * multiple for side in (height, width)]
-        raise ValueError(
-            f"the image is {height}x{width}, and this FasterRCNN takes multiples of {multiple}: set `size` of the data "
-            f"(or of the crop) to {fitting}"
-        )

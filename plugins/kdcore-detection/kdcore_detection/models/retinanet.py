@@ -55,7 +55,8 @@ class RetinaNet(Dense):
 
     **Paper**: Lin et al., Focal Loss for Dense Object Detection, 2017 (arXiv 1708.02002), section 4.
     **Deviation**: as in torchvision, anchors are rounded to whole pixels, and a box that no anchor overlaps enough gets
-    those that overlap it most; the detections are chosen from all levels together.
+    those that overlap it most, unless another box overlaps them more; the detections are chosen from all levels
+    together.
     """
 
     def __init__(

@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from kdcore.signals import Signals
-from torch import Tensor, nn
+from torch import nn
 from transformers import RTDetrV2ForObjectDetection
 
-from kdcore_detection.models.sets import SetDetector, build, told
-
-HEADS = ("class_embed.", "model.decoder.class_embed.", "model.enc_score_head.")
+from kdcore_detection.models.sets import ChosenQueries, build
 
 SMALL = {"hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -33,14 +29,8 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """The authors' sizes: fields of the backbone's configuration, and of the detector's."""
 
 
-class RTDetr(SetDetector, RTDetrV2ForObjectDetection):  # type: ignore[no-untyped-call]
-    """The library's net, whose parts keep their names: ``model.backbone``, ``model.encoder``, ``model.decoder``, ..."""
-
-    def forward(self, image: Tensor) -> Signals:
-        found = self.model(pixel_values=image)
-        logits = torch.cat([found.enc_topk_logits.unsqueeze(1), found.intermediate_logits], 1)
-        boxes = torch.cat([found.enc_topk_bboxes.unsqueeze(1), found.intermediate_reference_points], 1)
-        return told(logits, boxes, found.last_hidden_state, image)
+class RTDetr(ChosenQueries, RTDetrV2ForObjectDetection):  # type: ignore[no-untyped-call]
+    """The library's net."""
 
 
 def rt_detr(
@@ -60,7 +50,7 @@ def rt_detr(
     ``hub`` come configuration, all weights that fit, and the ``mean`` and ``std`` of the image processor that lies
     beside them, if any. Only the class heads may be missing there, or have other classes, and are then fresh, which a
     warning says. There are no denoising queries.
-    Exporting with a batch of any size fails in the library's own forward.
+    It cannot be exported as a graph: the library's own forward depends on values.
 
     Signals: `logits` (N, Q, C), `boxes` (N, Q, 4), `queries` (N, Q, E); `layer_logits` and `layer_boxes` (N, L, Q, .)
     of the encoder's selection and then of every decoder layer. The maps before the decoder, one a level, are the
@@ -90,7 +80,7 @@ def rt_detr(
         fields,
         classes=classes,
         channels=channels,
-        heads=HEADS,
+        heads=RTDetr.heads,
         detections=detections,
         folder=folder,
         hub=hub,

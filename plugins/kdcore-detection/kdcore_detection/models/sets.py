@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from kdcore.errors import RunError
 from kdcore.signals import Signals
 from kdcore.task import set_input_statistics
 from torch import Tensor, nn
@@ -32,6 +33,34 @@ class SetDetector(Detector):
         scores = self.scores(signals["logits"])
         candidates = best_classes(scores, signals["boxes"], self.limit)
         return keep_best(candidates, score_threshold=0.0, nms_threshold=None, limit=self.limit)
+
+
+class ChosenQueries(SetDetector):
+    """RT-DETR and D-FINE, whose encoder chooses the queries of each image.
+
+    The library's nets, whose parts keep their names: ``model.backbone``, ``model.encoder``, ``model.decoder``, ...
+    """
+
+    heads: ClassVar[tuple[str, ...]] = ("class_embed.", "model.decoder.class_embed.", "model.enc_score_head.")
+    """How the names of weights begin that depend on the classes."""
+
+    model: Any
+
+    def forward(self, image: Tensor) -> Signals:
+        """The signals: of the encoder's choice, then of what the decoder gives.
+
+        Raises:
+            RunError: the net is being exported.
+        """
+        if torch.compiler.is_exporting():
+            raise RunError(
+                f"{type(self).__name__} cannot be exported as a graph: the forward of the library transformers depends "
+                "on values. Export its weights (`--format safetensors`), or take another detector"
+            )
+        found = self.model(pixel_values=image)
+        logits = torch.cat([found.enc_topk_logits.unsqueeze(1), found.intermediate_logits], 1)
+        boxes = torch.cat([found.enc_topk_bboxes.unsqueeze(1), found.intermediate_reference_points], 1)
+        return told(logits, boxes, found.last_hidden_state, image)
 
 
 def told(layer_logits: Tensor, layer_boxes: Tensor, queries: Tensor, image: Tensor) -> Signals:

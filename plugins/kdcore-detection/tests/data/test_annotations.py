@@ -57,12 +57,12 @@ def test_a_box_that_cannot_be_used(box: list[float], reason: str):
     assert str(error.value) == f"{said}. Mend it, or set `bad: skip` to go without"
     found, notes = checked(samples, "train", skip=True)
     assert found.samples[0].boxes.tolist() == [[1, 1, 9, 9]]
-    assert notes == [f"1 boxes of the split `train` were left out: {said}"]
+    assert notes == [f"1 boxes of the split `train` were left out: {said}. What they show counts as background"]
 
 
 def test_labels_and_ignored_follow_their_boxes():
     mixed = annotated(Path("a"), (40, 60), [[9, 9, 9, 9], [1, 1, 9, 9]], [4, 7], "a", [False, True])
-    found, _ = checked(listing(mixed), "train", skip=True)
+    found, _ = checked(listing(mixed), "test", skip=True)
     assert (found.samples[0].labels.tolist(), found.samples[0].ignore.tolist()) == ([7], [True])
 
 
@@ -71,7 +71,7 @@ def test_many_boxes_are_counted_and_three_named():
     _, notes = checked(listing(sample([0.0, 0.0, 9.0, 9.0], *empty)), "val", skip=True)
     assert notes[0].startswith("5 boxes of the split `val` were left out: a.xml: box 2 of 6")
     assert notes[0].count("has no area") == 3
-    assert notes[0].endswith("(and 2 more)")
+    assert notes[0].endswith("(and 2 more). What they show counts as background")
 
 
 def test_pictures_without_boxes_are_kept_and_counted():
@@ -81,9 +81,24 @@ def test_pictures_without_boxes_are_kept_and_counted():
 
 
 def test_nothing_to_learn():
-    with pytest.raises(RunError, match="none of the 2 pictures of the split `train` has a box: there is nothing"):
+    with pytest.raises(RunError) as error:
         checked(listing(sample(), sample()), "train", skip=True)
-    checked(listing(sample()), "val", skip=False)  # which one may validate on
+    assert str(error.value) == (
+        "none of the 2 pictures of the split `train` has a box to find: there is nothing to learn"
+    )
+
+
+@pytest.mark.parametrize("boxes", [[], [[1.0, 1.0, 9.0, 9.0]]])
+def test_nothing_to_validate_with(boxes: list[list[float]]):
+    """Average precision would be NaN throughout, and no weights better than those of the first epoch."""
+    difficult = annotated(Path("a"), (40, 60), boxes, [0] * len(boxes), "a", [True] * len(boxes))
+    with pytest.raises(RunError) as error:
+        checked(listing(difficult, sample()), "val", skip=True)
+    assert str(error.value) == (
+        "none of the 2 pictures of the split `val` has a box to find: average precision has no value"
+    )
+    checked(listing(difficult, sample([1.0, 1.0, 9.0, 9.0])), "val", skip=True)
+    checked(listing(difficult), "test", skip=True)  # which may have no labels
 
 
 def test_an_empty_split():

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kdcore.errors import RunError
-from pictures import coco_content, coco_file, write
+from pictures import TURNED_BOX, check_upright, coco_content, coco_file, turned_picture, write
 
 from kdcore_detection.data.coco import Coco
 
@@ -85,6 +85,26 @@ def test_sizes_that_the_file_does_not_tell(folder: Path):
     content = json.loads((folder / FILES["train"]).read_text())
     changed(folder, images=[{key: entry[key] for key in ("id", "file_name")} for entry in content["images"]])
     assert Coco(path=folder, annotations=FILES).facts["image_height"] == 40
+
+
+@pytest.mark.parametrize("told", [{}, {"height": 80, "width": 40}])
+def test_boxes_are_those_of_the_picture_as_it_is_shown(folder: Path, told: dict[str, int]):
+    turned_picture(folder / "train" / "a.jpg")
+    left, top, right, bottom = TURNED_BOX
+    box = {"id": 0, "image_id": 10, "category_id": 18, "bbox": [left, top, right - left, bottom - top]}
+    changed(folder, images=[{"id": 10, "file_name": "a.jpg", **told}], annotations=[box])
+    check_upright(Coco(path=folder, annotations=FILES, size=(80, 40)).split("train")[0])
+
+
+def test_boxes_of_the_picture_as_it_is_stored(folder: Path):
+    turned_picture(folder / "train" / "a.jpg")
+    changed(folder, images=[{"id": 10, "file_name": "a.jpg", "height": 40, "width": 80}], annotations=[BOX])
+    with pytest.raises(RunError) as error:
+        Coco(path=folder, annotations=FILES, size=(80, 40)).split("train")
+    assert str(error.value).startswith(
+        f"{folder}/train/a.jpg: is 80x40 when turned as its EXIF says (6), but {folder}/train/_annotations.json: "
+        "`a.jpg` says 40x80: its boxes would be elsewhere. Mend it"
+    )
 
 
 def test_a_box_that_is_no_box_spoils_its_picture(folder: Path):

@@ -134,6 +134,17 @@ def test_a_picture_of_another_size_than_its_boxes_were_made_for(make, tmp_path: 
     )
 
 
+def test_boxes_that_become_too_small_to_see_are_said(make, tmp_path: Path):
+    path = sample(tmp_path, "a").image
+    fine = [[0.0, 0.0, 30.0, 1.3], [0.0, 0.0, 1.2, 40.0], [0.0, 0.0, 1.3, 1.3]]  # 1.04, 0.96 and 1.04 of 32x48
+    data = make([annotated(path, (40, 60), fine, [0, 1, 0], "a.xml")])
+    batch = next(iter(data.train_dataloader()))
+    assert batch["box_labels"].tolist() == [[0, 0]]
+    assert data.notes == [
+        "1 boxes of the split `train` are left out: in pictures of 32x48 they are less than a pixel high or wide"
+    ]
+
+
 def test_labels_of_some_pictures_are_hidden_by_seed(make):
     data = make(labels=1)
     data.seed = 3

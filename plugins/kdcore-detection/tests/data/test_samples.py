@@ -103,6 +103,22 @@ def test_what_a_crop_has_emptied_is_dropped_with_its_label():
     assert batch["boxes"].tolist() == [[[14, 8, 32, 24]]]
 
 
+@pytest.mark.parametrize("places", [[0, 2], [1, 3]])
+@pytest.mark.parametrize(("side", "kept"), [(0.9, []), (1.1, [0])])
+def test_less_than_a_pixel_is_no_object(places: list[int], side: float, kept: list[int]):
+    sample = held([[20, 20, 40, 40]])[0]
+    sample["boxes"][0, places] = torch.tensor([20.0, 20.0 + side])
+    assert [label for label in collate([sample])["box_labels"][0].tolist() if label >= 0] == kept
+
+
+def test_a_sliver_that_a_crop_leaves_is_dropped_with_its_label():
+    sample = held([[0, 0, 17, 40], [0, 0, 18, 40]])[0]
+    sample["boxes"][0, 2] -= 0.5  # the crop begins at 16
+    batch = collate([shown(sample, ("CenterCrop", {"size": [HEIGHT, WIDTH - 32]}))])
+    assert batch["box_labels"].tolist() == [[1]]
+    assert batch["boxes"].tolist() == [[[0, 0, 2, 40]]]
+
+
 def test_a_crop_that_leaves_nothing_leaves_a_picture_without_boxes():
     cropped = shown(held([[0, 0, 8, 8]])[0], ("CenterCrop", {"size": [24, 32]}))
     batch = collate([cropped])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kdcore.errors import RunError
-from pictures import picture, voc, voc_object, voc_sample, write
+from pictures import TURNED_BOX, check_upright, picture, turned_picture, voc, voc_object, voc_sample, write
 
 from kdcore_detection.data.voc import PascalVoc
 
@@ -71,6 +71,32 @@ def test_lists_of_other_names_and_with_a_second_column(tmp_path: Path):
     assert data.split_sizes == {"train": 2, "val": 2}
 
 
+def test_names_with_spaces_are_kept(tmp_path: Path):
+    voc(tmp_path)
+    stems = ["my picture 1", "my picture 2", "my picture"]
+    for stem in stems:
+        voc_sample(tmp_path, stem, [voc_object("dog", (11, 1, 30, 20))])
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "my picture 1\nmy picture 2\nmy picture -1\np000  0\n")
+    data = PascalVoc(path=tmp_path)
+    names = [sample.image.stem for sample in data._listings["train"].samples]
+    assert names == ["my picture", "my picture 1", "my picture 2", "p000"]
+
+
+def test_a_missing_name_with_spaces_is_named_whole(tmp_path: Path):
+    voc(tmp_path)
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "my picture 7\n")
+    with pytest.raises(RunError, match=r"Annotations/my picture 7\.xml: there is no such file"):
+        PascalVoc(path=tmp_path)
+
+
+def test_boxes_are_those_of_the_picture_as_it_is_shown(tmp_path: Path):
+    voc(tmp_path)
+    left, top, right, bottom = TURNED_BOX
+    voc_sample(tmp_path, "p000", [voc_object("dog", (left + 1, top + 1, right, bottom))], 80, 40)
+    turned_picture(tmp_path / "JPEGImages" / "p000.jpg")
+    check_upright(PascalVoc(path=tmp_path, size=(80, 40)).split("train")[0])
+
+
 def test_without_a_list_for_the_test_there_is_none(tmp_path: Path):
     voc(tmp_path)
     (tmp_path / "ImageSets" / "Main" / "test.txt").unlink()
@@ -107,6 +133,10 @@ def test_a_picture_that_is_not_there(tmp_path: Path):
             "<annotation><size><height>40</height><width>60</width></size><object><name>dog</name></object></annotation>",
             "a `dog` has no `bndbox`",
         ),
+        (
+            "<annotation><size><height>40</height><width>60</width></size><object><name/></object></annotation>",
+            "an object has no `name`",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, text: str | None, message: str):
@@ -120,6 +150,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, text: str | None, message: s
     assert str(error.value).startswith(f"{file}: {message}")
     data = PascalVoc(path=tmp_path, bad="skip")
     assert data.split_sizes["train"] == 3
+    assert data.class_names == ("cat", "dog")
     assert data.notes[0].startswith(f"1 of 4 samples of the split `train` were left out: {file}: {message}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from kdcore.errors import RunError
-from pictures import picture, write
+from pictures import TURNED_BOX, check_upright, picture, turned_picture, write
 
 from kdcore_detection.data.yolo import Yolo, labels_of
 
@@ -48,13 +48,23 @@ def test_names_as_a_mapping(folder: Path, names: str):
 
 def test_a_picture_without_labels_counts_as_background(folder: Path):
     (folder / "labels" / "train" / "b.txt").unlink()
-    (folder / "labels" / "val" / "c.txt").write_text("\n")
+    picture(folder / "images" / "val" / "d.png")
+    write(folder / "labels" / "val" / "d.txt", "\n")
     data = Yolo(path=folder)
     assert len(data.split("train")[1]["boxes"]) == 0
     assert data.notes == [
         "1 of 2 pictures of the split `train` have no box: they count as background",
-        "1 of 1 pictures of the split `val` have no box: they count as background",
+        "1 of 2 pictures of the split `val` have no box: they count as background",
     ]
+
+
+def test_labels_are_shares_of_the_picture_as_it_is_shown(folder: Path):
+    (folder / "images" / "train" / "a.png").unlink()
+    turned_picture(folder / "images" / "train" / "a.jpg")
+    left, top, right, bottom = TURNED_BOX
+    shares = ((left + right) / 2 / 40, (top + bottom) / 2 / 80, (right - left) / 40, (bottom - top) / 80)
+    write(folder / "labels" / "train" / "a.txt", f"1 {' '.join(map(str, shares))}")
+    check_upright(Yolo(path=folder, size=(80, 40)).split("train")[0])
 
 
 def test_a_path_that_the_file_gives_itself(folder: Path, tmp_path_factory: pytest.TempPathFactory):
@@ -77,6 +87,7 @@ def test_a_list_of_pictures(folder: Path):
 def test_without_validation_a_share_is_held_out(folder: Path):
     for number in range(8):
         picture(folder / "images" / "train" / f"{number}.png")
+        write(folder / "labels" / "train" / f"{number}.txt", HALF)
     write(folder / "data.yaml", "names: [dog, cat]\ntrain: images/train\n")
     assert Yolo(path=folder, validation=0.2, test=0.2).split_sizes == {"train": 6, "val": 2, "test": 2}
 

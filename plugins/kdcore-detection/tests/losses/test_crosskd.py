@@ -178,7 +178,7 @@ def test_equal_widths_need_no_alignment_and_the_teacher_is_no_part_of_the_loss()
     assert not list(loss.parameters())
     assert [type(part).__name__ for part in loss.modules()] == ["CrossHeadClasses", "Identity"]
     loss.close()
-    assert loss._teacher == ()
+    assert loss._borrowed == ()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("boxes", "fcos"), ("distribution", "gfl")])

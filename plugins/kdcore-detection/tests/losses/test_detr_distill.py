@@ -219,10 +219,24 @@ def test_ignored_and_unknown_images_have_no_term():
     assert not student.grad.any()
 
 
-def test_queries_far_from_every_object_are_no_nan():
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_an_image_whose_boxes_nobody_knows_has_no_term_at_either_end_of_gamma(gamma: float):
+    teacher, student, loss = (
+        looked_at(1, 5),
+        looked_at(2, 5)["memory"],
+        TargetAwareFeatures(classes=CLASSES, gamma=gamma),
+    )
+    unknown = {**scene(), "boxes_known": torch.zeros(3, dtype=torch.bool)}
+    found = features(loss, student, teacher, unknown)
+    assert (float(found.sum), int(found.count)) == (0.0, 0)
+    assert int(features(loss, student, teacher, with_last_unknown(scene())).count) == 1
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_queries_far_from_every_object_are_no_nan(gamma: float):
     teacher = looked_at(1, 5)
     teacher["boxes"] = torch.full((3, QUERIES, 4), 1.0)
-    found = features(TargetAwareFeatures(classes=CLASSES), looked_at(2, 5)["memory"], teacher)
+    found = features(TargetAwareFeatures(classes=CLASSES, gamma=gamma), looked_at(2, 5)["memory"], teacher)
     assert (float(found.sum), int(found.count)) == (0.0, 0)
 
 
@@ -346,6 +360,15 @@ def test_queries_that_the_encoder_chooses(pair: tuple[Detr, Detr], role: str):
         set_up(*nets)
 
 
+def test_nets_are_no_part_of_the_loss_and_go_when_the_stage_is_over(pair: tuple[Detr, Detr]):
+    loss = set_up(*pair)
+    assert loss.borrowed() == pair
+    assert {name.partition(".")[0] for name, _ in loss.named_parameters()} <= {"align"}
+    loss.close()
+    with pytest.raises(ValueError, match="QueryPrior finds its nets in setup"):
+        prior(loss, pair, pictures())
+
+
 def test_without_setup(pair: tuple[Detr, Detr]):
-    with pytest.raises(ValueError, match=r"student and teacher are found in setup\(\), which was not called"):
+    with pytest.raises(ValueError, match=r"QueryPrior finds its nets in setup\(\), which was not called"):
         prior(QueryPrior(classes=CLASSES), pair, pictures())

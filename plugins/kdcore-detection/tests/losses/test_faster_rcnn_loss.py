@@ -247,6 +247,15 @@ def test_a_student_of_another_kind():
         made(detector("fcos"))
 
 
+def test_the_student_is_no_part_of_the_loss_and_goes_when_the_stage_is_over(net: FasterRCNN):
+    loss = made(net)
+    assert loss.borrowed() == (net,)
+    assert not list(loss.parameters())
+    loss.close()
+    with pytest.raises(ValueError, match="FasterRCNNLoss finds its nets in setup"):
+        run(loss, net, objects())
+
+
 def test_without_setup(net: FasterRCNN):
-    with pytest.raises(ValueError, match=r"the student is found in setup\(\), which was not called"):
+    with pytest.raises(ValueError, match=r"FasterRCNNLoss finds its nets in setup\(\), which was not called"):
         run(FasterRCNNLoss(), net, objects())

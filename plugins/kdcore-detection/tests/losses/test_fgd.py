@@ -48,31 +48,35 @@ def cells_of(box: list[float]) -> set[tuple[int, int]]:
     }
 
 
-def naive_focal(s: Tensor, t: Tensor, boxes: list[list[float]], temperature: float) -> tuple[float, float]:
+def naive_focal(
+    s: Tensor, t: Tensor, boxes: list[list[float]], temperature: float, ignored: list[list[float]]
+) -> tuple[float, float]:
     """Foreground and background of one image (C, H, W) in float64, cell by cell."""
     where, which = looks(t, temperature)
     owned = sorted((cells_of(box) for box in boxes), key=len)
-    free = 24 - len(set().union(*owned))
+    hidden: set[tuple[int, int]] = set().union(*(cells_of(box) for box in ignored))
+    free = 24 - len(hidden.union(*owned))
     objects = background = 0.0
     for i in range(4):
         for j in range(6):
             squares = sum(which[c] * (t[c, i, j] - s[c, i, j]).item() ** 2 for c in range(len(t)))
             smallest = next((cells for cells in owned if (i, j) in cells), None)
-            if smallest is None:
-                background += where[i][j] * squares / free
-            else:
+            if smallest is not None:
                 objects += where[i][j] * squares / len(smallest)
+            elif (i, j) not in hidden:
+                background += where[i][j] * squares / free
     return objects, background
 
 
 REAL = [[[1.0, 2.0, 30.0, 30.0], [9.0, 9.0, 15.0, 20.0]], [], [[30.0, 5.0, 50.0, 17.0]]]
 """The boxes of the batch that are neither padding nor ignored."""
+IGNORED = [[], [], [[0.0, 0.0, 16.0, 16.0]]]
 
 
 def test_the_focal_terms_are_those_of_the_definition():
     student, teacher = feature_map(1), feature_map(2)
     found = totals(made(student, teacher), student, teacher, boxes_batch())
-    each = [naive_focal(student[n].double(), teacher[n].double(), REAL[n], 0.5) for n in range(3)]
+    each = [naive_focal(student[n].double(), teacher[n].double(), REAL[n], 0.5, IGNORED[n]) for n in range(3)]
     for k, name in enumerate(("foreground", "background")):
         assert found[name].sum.item() == pytest.approx(sum(one[k] for one in each), rel=1e-5)
         assert found[name].count.item() == 3
@@ -123,8 +127,21 @@ def test_cells_belong_to_the_smallest_box_and_those_of_a_box_alone_share_one():
     assert objects[2].sum().item() == pytest.approx(1.0)
     assert background.sum((1, 2)).tolist() == pytest.approx([1.0] * 3)
     assert not objects[1].any()  # no box
-    assert objects[2, 0, 0] == 0  # ignored: background
-    assert background[2, 0, 0] > 0
+
+
+def test_cells_under_an_ignored_box_alone_are_neither():
+    batch = boxes_batch()
+    batch["boxes"][0, :2] = torch.tensor([[0.0, 0.0, 16.0, 8.0], [8.0, 0.0, 24.0, 16.0]])
+    batch["box_labels"][0] = torch.tensor([1, 1, *[-100] * (batch["box_labels"].shape[1] - 2)])
+    batch["box_ignore"][0] = False
+    batch["box_ignore"][0, 1] = True
+    objects, background = shares(batch, SIZE)
+    alone = {(0, 2), (1, 1), (1, 2)}
+    for i in range(4):
+        for j in range(6):
+            free = (i, j) not in alone | {(0, 0), (0, 1)}
+            assert background[0, i, j].item() == pytest.approx(1 / 19 if free else 0.0)
+            assert objects[0, i, j].item() == pytest.approx(1 / 2 if (i, j) in {(0, 0), (0, 1)} else 0.0)
 
 
 def test_a_box_over_the_whole_image_leaves_no_background():
@@ -166,7 +183,7 @@ def test_images_whose_boxes_nobody_knows_have_the_teachers_terms_only():
     every = totals(loss, student, teacher, batch)
     batch["boxes_known"] = torch.tensor([True, False, False])
     found = totals(loss, student, teacher, batch)
-    first = naive_focal(student[0].detach().double(), teacher[0].double(), REAL[0], 0.5)
+    first = naive_focal(student[0].detach().double(), teacher[0].double(), REAL[0], 0.5, IGNORED[0])
     for name, truth in zip(("foreground", "background"), first, strict=True):
         assert found[name].sum.item() == pytest.approx(truth, rel=1e-5)
         assert found[name].count.item() == 1

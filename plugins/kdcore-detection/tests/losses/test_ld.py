@@ -224,7 +224,7 @@ def test_the_student_is_no_part_of_the_loss():
     loss = ready(signals(tiny.batch()))
     assert not list(loss.modules())[1:]
     loss.close()
-    assert loss._student == ()
+    assert loss._borrowed == ()
 
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.5, float("nan")])

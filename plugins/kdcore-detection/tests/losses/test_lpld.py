@@ -202,6 +202,15 @@ def test_nets_of_another_kind(nets: tuple[FasterRCNN, FasterRCNN]):
         LPLD().setup({}, {}, {"student": nets[0], "teacher": detector("fcos")}.__getitem__)
 
 
+def test_nets_are_no_part_of_the_loss_and_go_when_the_stage_is_over(nets: tuple[FasterRCNN, FasterRCNN]):
+    loss = made(nets)
+    assert loss.borrowed() == nets
+    assert not list(loss.parameters())
+    loss.close()
+    with pytest.raises(ValueError, match="LPLD finds its nets in setup"):
+        run(loss, nets, images())
+
+
 def test_without_setup(nets: tuple[FasterRCNN, FasterRCNN]):
-    with pytest.raises(ValueError, match=r"student and teacher are found in setup\(\), which was not called"):
+    with pytest.raises(ValueError, match=r"LPLD finds its nets in setup\(\), which was not called"):
         run(LPLD(), nets, images())

@@ -43,6 +43,12 @@ def test_boxes_are_known_unless_the_batch_says_otherwise():
 def test_an_object_is_seen_where_any_class_has_more_than_a_twentieth():
     logits = torch.tensor([0.04, 0.06, 0.9, 0.001, 0.051, 0.02]).logit().view(1, 3, 2)
     assert seen(logits).item() == 3
-    assert seen(logits[:, :0]).item() == 0
     assert seen(logits.bfloat16()).dtype == torch.int64
-    assert seen(torch.full((2, 4, 3), -10.0)).item() == 0
+
+
+def test_an_image_in_which_nothing_is_seen_counts_one():
+    nothing = torch.full((2, 4, 3), -10.0)
+    assert seen(nothing).item() == 2
+    much = torch.full((1, 4, 3), 10.0)
+    assert seen(torch.cat([nothing, much])).item() == 2 + 4  # so that parts of a batch add up
+    assert seen(nothing[:0]).item() == 0

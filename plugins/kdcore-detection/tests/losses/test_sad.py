@@ -134,13 +134,13 @@ def test_the_students_weights_are_no_part_of_the_loss():
     assert not list(loss.parameters())
     assert not loss.state_dict()
     loss.close()
-    assert loss._norms == ()
+    assert loss._borrowed == ()
 
 
 def test_a_copy_of_both_keeps_them_together():
     student = net()
     together = copy.deepcopy({"student": student, "loss": sparse(student)})
-    assert together["loss"]._norms[0] is together["student"][1]
+    assert together["loss"].borrowed()[0] is together["student"][1]
 
 
 @pytest.mark.parametrize("modules", ["0", "3", "nothing.**"])

@@ -245,6 +245,17 @@ def test_a_negative_weight(name: str):
         SetPrediction(**{"classes": 3, name: -1.0})
 
 
+@pytest.mark.parametrize("weight", [1e-4, 0.0005])
+def test_a_weight_of_no_object_that_would_round_to_0(weight: float):
+    message = (
+        f"no_object={weight} is too small: weights are counted in thousandths, and this one would be 0, by which "
+        "background is never learned"
+    )
+    with pytest.raises(ValueError, match=message):
+        SetPrediction(classes=3, no_object=weight)
+    assert SetPrediction(classes=3, no_object=0.0006).no_object == 0.0006
+
+
 def test_logits_of_other_classes():
     message = "the logits have 3 classes, and the task has 5: a set detector gives 5, or 6 with no-object last"
     with pytest.raises(ValueError, match=message):

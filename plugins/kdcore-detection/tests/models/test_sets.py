@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from kdcore.errors import RunError
+from kdcore.run.exporters import onnx, torch_export
 from kdcore.taps import Taps
 from kdcore.task import evaluating
 from small_sets import small_d_fine, small_detr, small_rt_detr
@@ -159,6 +162,20 @@ def test_the_deployed_net_answers_from_the_image(name: str, image: Tensor):
     assert boxes.shape == (2, 5, 4)
     assert scores.shape == (2, 5)
     assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize(("name", "kind"), [("rt_detr", "RTDetr"), ("d_fine", "DFine")])
+@pytest.mark.parametrize("export", [onnx, torch_export])
+def test_a_net_whose_library_cannot_be_exported_says_so(
+    export: Any, name: str, kind: str, image: Tensor, tmp_path: Path
+):
+    said = (
+        f"{kind} cannot be exported as a graph: the forward of the library transformers depends on values. Export its "
+        "weights (`--format safetensors`), or take another detector"
+    )
+    with pytest.raises(RunError, match=re.escape(said)):
+        export(Boxes(classes=3).deploy(MAKERS[name]()), (image,), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @every

@@ -140,7 +140,7 @@ class SpeechData(Data):
     @staticmethod
     def without_labels(batch: Batch) -> Batch:
         """Of a batch or a sample: ``tokens`` or ``labels`` become -100."""
-        hidden = {name: torch.full_like(batch[name], IGNORE) for name in ("tokens", "labels") if name in batch}
+        hidden: Batch = {name: torch.full_like(batch[name], IGNORE) for name in ("tokens", "labels") if name in batch}
         return {**batch, **hidden}
 
     def sampler(self, samples: Samples | Batches, name: Split) -> Callable[..., EpochBatches]:

@@ -59,7 +59,9 @@ class BucketBatches(EpochBatches):
     def order(self) -> Tensor:
         """The samples of this epoch by bucket, before the batches change places: int64 (n,)."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", self.epoch))
-        parts = [part[torch.randperm(len(part), generator=generator)] for part in self._by_length.split(self._buckets)]
+        parts = [
+            part[torch.randperm(len(part), generator=generator)] for part in torch.split(self._by_length, self._buckets)
+        ]
         return torch.cat(parts)
 
     def indices(self) -> Iterator[Tensor]:

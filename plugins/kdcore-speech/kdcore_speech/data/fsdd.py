@@ -39,7 +39,7 @@ class Recording(NamedTuple):
     path: Path
     digit: int
     speaker: str
-    index: int
+    take: int
 
 
 class FSDD(SpeechData):
@@ -184,9 +184,9 @@ def divided(recordings: Sequence[Recording], leave_out: str | None) -> dict[Spli
         raise RunError(f"leave_out={leave_out}: nobody is called so; the speakers are {', '.join(speakers)}")
 
     def split_of(one: Recording) -> Split:
-        if one.speaker == leave_out or (leave_out is None and one.index in TESTED):
+        if one.speaker == leave_out or (leave_out is None and one.take in TESTED):
             return "test"
-        return "val" if one.index in VALIDATED else "train"
+        return "val" if one.take in VALIDATED else "train"
 
     found: dict[Split, list[Recording]] = {"train": [], "val": [], "test": []}
     for one in recordings:

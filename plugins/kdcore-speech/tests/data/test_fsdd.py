@@ -42,7 +42,7 @@ def test_a_speaker_is_left_out_of_everything_but_the_test(fsdd: Path):
     assert {one.speaker for one in found["test"]} == {"bert"}
     assert len(found["test"]) == 36
     assert {one.speaker for name in ("train", "val") for one in found[name]} == {"anna"}
-    assert {one.index for one in found["val"]} == {5, 6, 7, 8, 9}
+    assert {one.take for one in found["val"]} == {5, 6, 7, 8, 9}
     assert data(fsdd, leave_out="bert").split_sizes == {"train": 21, "val": 15, "test": 36}
 
 
