@@ -118,8 +118,8 @@ class BoxedFiles(Data):
         if slivers:
             height, width = self._fit.size
             self.notes.append(
-                f"{slivers} boxes of the split `{name}` are left out: in pictures of {height}x{width} they are less than "
-                "a pixel high or wide"
+                f"{slivers} boxes of the split `{name}` are left out: in pictures of {height}x{width} they are less "
+                "than a pixel high or wide"
             )
         if in_memory:
             return Held(images[: len(good)], targets)

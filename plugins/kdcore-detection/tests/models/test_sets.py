@@ -94,7 +94,7 @@ def test_train_and_eval_mode_tell_the_same_signals(name: str, image: Tensor):
 @every
 def test_the_answer_is_that_of_the_library(name: str, image: Tensor):
     net = made(name)
-    library = type(net).__mro__[3 if type(net).__mro__[1] is SetDetector else 0]
+    library = type(net).__bases__[1]
     with torch.no_grad():
         ours, theirs = net(image), library.forward(net, pixel_values=image)
     torch.testing.assert_close(ours["logits"], theirs.logits)
