@@ -19,7 +19,7 @@ from small_sets import small_d_fine, small_detr, small_rt_detr
 from torch import Tensor, nn
 
 from kdcore_detection.detector import Detector
-from kdcore_detection.models.sets import SetDetector, in_pixels
+from kdcore_detection.models.sets import in_pixels
 from kdcore_detection.task import Boxes
 
 Make = Callable[..., Any]
