@@ -14,9 +14,6 @@ from kdcore_detection.assign import matched
 from kdcore_detection.boxes import centre, giou, iou
 from kdcore_detection.losses.focal import is_class, over_positions, quality_focal
 
-MILLION = 1e6
-"""Weights of positions are counted in its parts, as a count is whole."""
-
 INSIDE = 0.01
 """A distance is at least so much less than the last bin, which then is never a lower neighbour."""
 
@@ -26,19 +23,18 @@ class GFLLoss(Loss):
 
     The target of a position's class is the intersection over union of its box with the one it is to find, that of all
     other classes 0. With y a side's distance in strides and S the softmax of its distribution, the distribution focal
-    loss is ``-((i + 1 - y) log S_i + (y - i) log S_(i + 1))``, i = floor(y), the mean of the four sides. In ``box`` and
-    ``distribution`` a position weighs as much as its highest score.
+    loss is ``-((i + 1 - y) log S_i + (y - i) log S_(i + 1))``, i = floor(y), the mean of the four sides. ``box`` and
+    ``distribution`` are weighted by the highest score of the position.
 
     **Shape**: ``logits`` (N, A, C), ``boxes`` and ``anchors`` (N, A, 4), ``distribution`` (N, A, 4, bins), ``assigned``
     (N, A); of the batch ``boxes`` (N, M, 4) and ``box_labels`` (N, M).
 
-    **Reduction**: ``quality`` adds up all positions, those of background too, and is divided by the number of positions
-    with a box, by 1 where there is none. ``box`` and ``distribution`` are divided by the sum of their weights, which
-    ``count`` counts in millionths, so that they do not fade where scores are low, as all are before training.
+    **Reduction**: ``count`` is the number of positions with a box, for all three; ``quality`` adds up those of
+    background too, also where there is no box, and is then divided by 1.
 
     **Paper**: Li et al., Generalized Focal Loss, 2020 (arXiv 2006.04388), section 3; the defaults are its own.
-    **Deviation**: a distance beyond the last bin is taken for one just inside of it. The paper divides all three by the
-    number of positions; its authors' published code divides as this does.
+    **Deviation**: a distance beyond the last bin is taken for one just inside of it. The authors' published code divides
+    ``box`` and ``distribution`` by the sum of the weights; here they fade where scores are low, as the paper writes it.
 
     Args:
         beta: how much less what is nearly right counts.
@@ -68,16 +64,14 @@ class GFLLoss(Loss):
         boxes = torch.where(positive.unsqueeze(-1), student["boxes"], target)
         overlap = iou(boxes.detach(), target).unsqueeze(-1)
         wanted = torch.where(is_class(assigned, batch["box_labels"], logits.shape[-1]), overlap, 0.0)
-        score = upcast(logits.detach()).sigmoid().amax(-1)
-        weight = torch.where(positive, (MILLION * score).round(), 0.0)
+        score = torch.where(positive, upcast(logits.detach()).sigmoid().amax(-1), 0.0)
         sides = _distances(student["anchors"], target, student["distribution"].shape[-1])
         distribution = distribution_focal(student["distribution"], sides).mean(-1)
-        quality = over_positions(quality_focal(logits, wanted, beta=self.beta), assigned)
-        count = weight.long().sum()
+        count = positive.sum()
         return {
-            "quality": Total(quality, positive.sum()),
-            "box": Total(self.box_weight * (weight * (1.0 - giou(boxes, target))).sum(), count),
-            "distribution": Total(self.distribution_weight * (weight * distribution).sum(), count),
+            "quality": Total(over_positions(quality_focal(logits, wanted, beta=self.beta), assigned), count),
+            "box": Total(self.box_weight * (score * (1.0 - giou(boxes, target))).sum(), count),
+            "distribution": Total(self.distribution_weight * (score * distribution).sum(), count),
         }
 
 
