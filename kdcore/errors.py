@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -85,3 +86,13 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean `{close[0]}`?"
     return f"known: {', '.join(options)}" if options else ""
+
+
+def not_installed(needed: Mapping[str, str]) -> list[Problem]:
+    """What a plugin's ``kdcore_check_environment`` says of packages that are missing.
+
+    Args:
+        needed: module -> distribution.
+    """
+    missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
+    return [Problem(f"{name} is not installed", f"pip install {name}") for name in missing]

@@ -49,6 +49,17 @@ class Task:
         """A batch of ``n`` samples with the right shapes, for dry runs, FLOPs, latency and export."""
         raise NotImplementedError(f"{type(self).__name__} does not implement example(n)")
 
+    def facts_of_example(self, *names: str) -> tuple[Any, ...]:
+        """These facts, from which a task makes its example.
+
+        Raises:
+            ValueError: the data does not give one of them.
+        """
+        missing = [name for name in names if name not in self.facts]
+        if missing:
+            raise ValueError(f"an example needs the facts {', '.join(names)}, and the data gives no {missing[0]}")
+        return tuple(self.facts[name] for name in names)
+
     def chance(self) -> float | None:
         """The primary metric of a model that knows nothing, where that is known."""
         return None

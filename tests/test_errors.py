@@ -10,6 +10,7 @@ from kdcore.errors import (
     RecipeError,
     RunError,
     did_you_mean,
+    not_installed,
 )
 
 
@@ -67,3 +68,8 @@ def test_run_errors_are_not_lists_of_problems() -> None:
 )
 def test_did_you_mean(word: str, choices: list[str], text: str) -> None:
     assert did_you_mean(word, choices) == text
+
+
+def test_packages_that_are_missing_are_named_as_an_index_knows_them() -> None:
+    found = not_installed({"json": "stdlib", "no_such_module": "no-such-package"})
+    assert found == [Problem("no-such-package is not installed", "pip install no-such-package")]

@@ -132,3 +132,13 @@ def test_evaluating_puts_every_module_back_into_its_own_mode() -> None:
     assert not any(during)
     assert [module.training for module in model.modules()] == before
     assert len(set(before)) == 2
+
+
+def test_the_facts_of_an_example_are_all_there_or_one_is_named():
+    task = Task()
+    task.facts = {"channels": 3, "image_height": 8}
+    assert task.facts_of_example("image_height", "channels") == (8, 3)
+    with pytest.raises(
+        ValueError, match=r"^an example needs the facts channels, image_width, and the data gives no image_"
+    ):
+        task.facts_of_example("channels", "image_width")

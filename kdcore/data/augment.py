@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdcore.data.loader import Batches, Samples
+from kdcore.data.loader import Batches, Samples, fetch
 from kdcore.data.seeds import derive_seed, sample_seeds
 from kdcore.errors import RunError
 from kdcore.signals import Batch
@@ -103,9 +103,7 @@ class Transformed:
 
 def _fetch(samples: Samples | Batches, rows: Tensor) -> list[Sample]:
     """Single samples, also of data that gives whole batches."""
-    if not isinstance(samples, Batches):
-        return [dict(samples[row]) for row in rows.tolist()]
-    fetched = samples.__getitems__(rows)
+    fetched = fetch(samples, rows)
     if isinstance(fetched, list):
         return [dict(sample) for sample in fetched]
     return [{name: column[row] for name, column in fetched.items()} for row in range(len(rows))]

@@ -36,6 +36,14 @@ class Batches(Protocol):
     def __getitems__(self, index: Any, /) -> Any: ...
 
 
+def fetch(samples: Samples | Batches, rows: Tensor) -> Batch | list[Batch]:
+    """These rows: a batch, or single samples where the data gives those."""
+    if not isinstance(samples, Batches):
+        return [dict(samples[row]) for row in rows.tolist()]
+    fetched: Batch | list[Batch] = samples.__getitems__(rows)
+    return fetched
+
+
 class EpochBatches(Sampler[list[int]]):
     """The batches of one rank. The order of an epoch is a pure function of (seed, epoch).
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from kdcore.data.base import Data, Split
-from kdcore.data.loader import Batches, Samples
+from kdcore.data.loader import Batches, Samples, fetch
 from kdcore.signals import Batch
 
 UNLABELLED_IDS = 1 << 40
@@ -73,14 +72,6 @@ class _Part:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def fetch(self, rows: Tensor) -> Batch | list[Batch]:
-        """These rows, at least one: a batch, or single samples where the set gives those."""
-        samples = self.samples
-        if not isinstance(samples, Batches):
-            return [dict(samples[row]) for row in rows.tolist()]
-        fetched: Batch | list[Batch] = samples.__getitems__(rows)
-        return fetched
-
     def batch(self, fetched: Batch | list[Batch]) -> Batch:
         return self.data.collate(fetched) if isinstance(fetched, list) else fetched
 
@@ -99,11 +90,11 @@ class _Both:
         rows = torch.as_tensor(index)
         ours, theirs = rows[rows < len(self._labelled)], rows[rows >= len(self._labelled)] - len(self._labelled)
         if not len(theirs):
-            return self._labelled.fetch(ours)
-        hidden = self._hidden(self._unlabelled.fetch(theirs))
+            return fetch(self._labelled.samples, ours)
+        hidden = self._hidden(fetch(self._unlabelled.samples, theirs))
         if not len(ours):
             return hidden
-        shown = self._labelled.fetch(ours)
+        shown = fetch(self._labelled.samples, ours)
         if isinstance(shown, list) and isinstance(hidden, list):  # collated together: they may differ in size
             samples = [*shown, *hidden]
             shared = set.intersection(*(set(sample) for sample in samples))

@@ -9,23 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdcore.errors import RunError
+from kdcore.data.bad import BadSampleError, reason
 
 MODES = {
     "1": "black and white", "L": "grey", "LA": "grey with transparency", "P": "of a palette", "RGB": "coloured",
     "RGBA": "transparent", "CMYK": "CMYK", "YCbCr": "YCbCr", "PA": "of a palette with transparency",
 }  # fmt: skip
 """Pillow's modes in words; all of them hold 8 bits a channel at most."""
-
-REMEDY = "Mend it, or set `bad: skip` to go without"
-"""What to do about a sample that stops a run."""
-
-SHOWN = 3
-"""How many of the samples left out are named."""
-
-
-class BadSampleError(Exception):
-    """A sample that cannot be used; the message names the file and what is wrong with it."""
 
 
 def opened(path: Path) -> Image.Image:
@@ -78,22 +68,3 @@ def pixels(picture: Image.Image) -> Tensor:
 def height_and_width(picture: Image.Image) -> str:
     """``480x640``, for messages."""
     return f"{picture.height}x{picture.width}"
-
-
-def left_out(split: str, wrong: list[str], total: int) -> list[str]:
-    """A note on the samples that ``bad: skip`` went without, if any.
-
-    Raises:
-        RunError: none of them is left.
-    """
-    if not wrong:
-        return []
-    if len(wrong) == total:
-        raise RunError(f"none of the {total} samples of the split `{split}` can be used; the first: {wrong[0]}")
-    more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
-    return [f"{len(wrong)} of {total} samples of the split `{split}` were left out: {'; '.join(wrong[:SHOWN])}{more}"]
-
-
-def reason(error: Exception) -> str:
-    """The first line of a library's complaint."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

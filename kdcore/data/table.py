@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdcore.data.loader import Batches, Samples
+from kdcore.data.loader import Batches, Samples, fetch
 from kdcore.errors import RunError
 from kdcore.signals import Batch
 
@@ -44,9 +44,7 @@ class Tabled:
     def __getitems__(self, index: Tensor | Sequence[int]) -> Batch | list[Any]:
         chosen = torch.as_tensor(index)
         rows, places = self._rows[chosen], self._places[chosen]
-        if not isinstance(self._samples, Batches):
-            return self._completed([self._samples[row] for row in rows.tolist()], places)
-        fetched = self._samples.__getitems__(rows)
+        fetched = fetch(self._samples, rows)
         if isinstance(fetched, list):
             return self._completed(fetched, places)
         return {**fetched, **{name: column[places] for name, column in self._columns.items()}}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from kdcore.data.arrays import Columns
-from kdcore.data.loader import EpochBatches, Loader
+from kdcore.data.loader import EpochBatches, Loader, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -350,3 +350,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rows", [[2, 0], [1]])
+def test_rows_are_fetched_as_the_data_gives_them(rows: list[int]) -> None:
+    index = torch.tensor(rows)
+    batch = fetch(columns(3), index)
+    assert isinstance(batch, dict)
+    assert batch["id"].tolist() == rows
+    singles = fetch([{"id": i} for i in range(3)], index)
+    assert singles == [{"id": i} for i in rows]

@@ -6,17 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdcore.data.pictures import (
-    BadSampleError,
-    check_mode,
-    decoded,
-    height_and_width,
-    left_out,
-    opened,
-    pixels,
-    reason,
-)
-from kdcore.errors import RunError
+from kdcore.data.bad import BadSampleError
+from kdcore.data.pictures import check_mode, decoded, height_and_width, opened, pixels
 
 
 @pytest.fixture
@@ -80,27 +71,3 @@ def test_a_picture_that_breaks_off(tmp_path: Path):
     for mode in (None, "RGB"):
         with pytest.raises(BadSampleError, match=r"^it: is damaged \(OSError: image file is truncated"):
             decoded(opened(path), "it", mode)
-
-
-def test_nothing_left_out_is_nothing_to_say():
-    assert left_out("train", [], 4) == []
-
-
-def test_a_few_are_named_and_more_are_counted():
-    assert left_out("val", ["a: bad", "b: bad"], 4) == [
-        "2 of 4 samples of the split `val` were left out: a: bad; b: bad"
-    ]
-    assert left_out("val", ["a", "b", "c", "d", "e"], 9) == [
-        "5 of 9 samples of the split `val` were left out: a; b; c (and 2 more)"
-    ]
-
-
-def test_none_left_is_an_error():
-    with pytest.raises(
-        RunError, match=r"^none of the 2 samples of the split `test` can be used; the first: a.png: is damaged$"
-    ):
-        left_out("test", ["a.png: is damaged", "b.png: is damaged"], 2)
-
-
-def test_a_reason_is_one_line():
-    assert reason(ValueError("first\nsecond")) == "ValueError: first"

@@ -51,8 +51,8 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
     Every box with every other one: ``iou(a[..., :, None, :], b[..., None, :, :])``. Value and gradient are finite.
     """
-    intersection, union = _overlap(a, b)
-    return intersection / union.clamp(min=EPSILON)
+    shared, union = _overlap(a, b)
+    return shared / union.clamp(min=EPSILON)
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
@@ -62,21 +62,26 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 
     **Paper**: Rezatofighi et al., Generalized Intersection over Union, 2019 (arXiv 1902.09630), algorithm 1.
     """
-    intersection, union = _overlap(a, b)
+    shared, union = _overlap(a, b)
     ax1, ay1, ax2, ay2 = upcast(a).unbind(-1)
     bx1, by1, bx2, by2 = upcast(b).unbind(-1)
     hull = (torch.maximum(ax2, bx2) - torch.minimum(ax1, bx1)) * (torch.maximum(ay2, by2) - torch.minimum(ay1, by1))
-    return intersection / union.clamp(min=EPSILON) - (hull - union) / hull.clamp(min=EPSILON)
+    return shared / union.clamp(min=EPSILON) - (hull - union) / hull.clamp(min=EPSILON)
 
 
-def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Areas of intersection and union."""
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """The area that boxes which broadcast share: (..., 4), (..., 4) -> (...)."""
     ax1, ay1, ax2, ay2 = upcast(a).unbind(-1)
     bx1, by1, bx2, by2 = upcast(b).unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
-    intersection = width * height
-    return intersection, area(a) + area(b) - intersection
+    return width * height
+
+
+def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union."""
+    shared = intersection(a, b)
+    return shared, area(a) + area(b) - shared
 
 
 Weights = tuple[float, float, float, float]

@@ -12,7 +12,7 @@ import torch
 from kdcore.signals import Batch
 from torch import Tensor
 
-from kdcore_detection.boxes import area, iou, is_box
+from kdcore_detection.boxes import area, intersection, iou, is_box
 from kdcore_detection.precision import RECALLS
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def counted(
     counts = (labels >= 0) & (earlier <= max_detections)
     found, boxes = detections.boxes.unsqueeze(2), batch["boxes"].unsqueeze(1)
     overlap = torch.where(same & wanted.unsqueeze(1), iou(found, boxes), -1.0)
-    covered = torch.where(same & ignored.unsqueeze(1), _share_inside(found, boxes), -1.0).amax(-1)
+    covered = torch.where(
+        same & ignored.unsqueeze(1), intersection(found, boxes) / area(found).clamp(min=1e-9), -1.0
+    ).amax(-1)
     limits = torch.tensor(list(thresholds), device=labels.device)
     right = _matched(torch.where(counts.unsqueeze(-1), overlap, -1.0), limits)
     wrong = counts.unsqueeze(-1) & ~right & (covered.unsqueeze(-1) < limits)
@@ -105,11 +107,3 @@ def _matched(overlap: Tensor, limits: Tensor) -> Tensor:
         free = free & ~(hit.unsqueeze(-1) & (numbers == at.unsqueeze(-1)))
         found.append(hit)
     return torch.stack(found, 1)
-
-
-def _share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
-    """Intersection over the boxes' own area: (..., 4), (..., 4) -> (...)."""
-    corners = torch.cat(
-        [torch.maximum(boxes[..., :2], regions[..., :2]), torch.minimum(boxes[..., 2:], regions[..., 2:])], -1
-    )
-    return area(corners) / area(boxes).clamp(min=1e-9)

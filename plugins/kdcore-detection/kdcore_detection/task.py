@@ -99,11 +99,7 @@ class Boxes(Task):
         Raises:
             ValueError: the facts tell no shape.
         """
-        names = ("channels", "image_height", "image_width")
-        missing = [name for name in names if name not in self.facts]
-        if missing:
-            raise ValueError(f"an example needs the facts {', '.join(names)}, and the data gives no {missing[0]}")
-        channels, height, width = (self.facts[name] for name in names)
+        channels, height, width = self.facts_of_example("channels", "image_height", "image_width")
         box = torch.tensor([width / 4, height / 4, 3 * width / 4, 3 * height / 4])
         return {
             "image": torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(0)),

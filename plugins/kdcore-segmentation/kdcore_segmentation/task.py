@@ -63,11 +63,7 @@ class Semantic(Task):
         Raises:
             ValueError: the facts tell no shape.
         """
-        names = ("channels", "image_height", "image_width")
-        missing = [name for name in names if name not in self.facts]
-        if missing:
-            raise ValueError(f"an example needs the facts {', '.join(names)}, and the data gives no {missing[0]}")
-        shape = [self.facts[name] for name in names]
+        shape = self.facts_of_example("channels", "image_height", "image_width")
         image = torch.rand(n, *shape, generator=torch.Generator().manual_seed(0))
         return {"image": image, "labels": torch.zeros(n, *shape[1:], dtype=torch.int64), "id": torch.arange(n)}
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
-from kdcore.errors import Problem
+from kdcore.errors import Problem, not_installed
 from kdcore.hookspecs import Add, hookimpl
 
 if TYPE_CHECKING:
@@ -82,5 +81,4 @@ def kdcore_check_recipe(recipe: Recipe) -> list[Problem]:
 
 @hookimpl
 def kdcore_check_environment() -> list[Problem]:
-    missing = [distribution for module, distribution in NEEDED.items() if importlib.util.find_spec(module) is None]
-    return [Problem(f"{name} is not installed", f"pip install {name}") for name in missing]
+    return not_installed(NEEDED)

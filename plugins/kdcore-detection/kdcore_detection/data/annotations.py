@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from kdcore.data.bad import REMEDY, SHOWN, BadSampleError, left_out
 from kdcore.data.base import Split
-from kdcore.data.pictures import REMEDY, SHOWN, BadSampleError, left_out, opened
+from kdcore.data.pictures import opened
 from kdcore.data.splits import stratified_order
 from kdcore.errors import RunError
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from kdcore.data.bad import BadSampleError
 from kdcore.data.base import Split
-from kdcore.data.pictures import BadSampleError
 from kdcore.errors import RunError
 
 from kdcore_detection.data.annotations import (

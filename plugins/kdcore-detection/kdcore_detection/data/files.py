@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from kdcore.data.bad import REMEDY, BadSampleError, left_out
 from kdcore.data.base import Data, Split
-from kdcore.data.pictures import REMEDY, BadSampleError, decoded, left_out, opened
+from kdcore.data.pictures import decoded, opened
 from kdcore.data.seeds import derive_seed
 from kdcore.errors import RunError
 from torch import Tensor

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
+from kdcore.data.bad import BadSampleError
 from kdcore.data.base import Split
-from kdcore.data.pictures import BadSampleError
 from kdcore.errors import RunError, did_you_mean
 
 from kdcore_detection.data.annotations import SPLITS, Annotated, Listing, annotated, collected, held_out

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from kdcore.data.bad import BadSampleError
 from kdcore.data.base import Split
-from kdcore.data.pictures import BadSampleError
 from kdcore.errors import RunError
 
 from kdcore_detection.data.annotations import SPLITS, Annotated, annotated, collected, held_out, size_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kdcore.data.pictures import BadSampleError
+from kdcore.data.bad import BadSampleError
 from kdcore.errors import RunError
 
 from kdcore_detection.data.annotations import Annotated, Listing, annotated, checked, collected, held_out, size_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kdcore.data.pictures import BadSampleError
+from kdcore.data.bad import BadSampleError
 from PIL import Image, ImageOps
 
 from kdcore_detection.data.annotations import annotated, size_of

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
+from kdcore.data.bad import REMEDY, BadSampleError, left_out
 from kdcore.data.base import Data, Split
 from kdcore.data.loader import Batches, Samples
-from kdcore.data.pictures import REMEDY, BadSampleError, left_out
 from kdcore.errors import RunError
 from kdcore.signals import IGNORE, Batch
 from torch import Tensor

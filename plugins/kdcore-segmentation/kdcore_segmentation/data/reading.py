@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from kdcore.data.pictures import BadSampleError, decoded, height_and_width, opened, pixels
+from kdcore.data.bad import BadSampleError
+from kdcore.data.pictures import decoded, height_and_width, opened, pixels
 from kdcore.errors import RunError
 from PIL import Image
 from torch import Tensor

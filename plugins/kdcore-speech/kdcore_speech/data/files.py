@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from kdcore.data.bad import REMEDY, BadSampleError, left_out
 from kdcore.data.base import Split
 from kdcore.data.splits import stratified_order
 from kdcore.errors import RunError
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from kdcore_speech.data.base import FIRST_ID, Clips, SpeechData
 from kdcore_speech.data.collate import NO_TRANSCRIPT
-from kdcore_speech.data.reading import BadClipError, Header, Segment, header_of, length_of, read
+from kdcore_speech.data.reading import Header, Segment, header_of, length_of, read
 from kdcore_speech.vocabulary import Vocabulary
 
 SPLIT_SEED = 1797
@@ -23,11 +24,6 @@ SPLIT_SEED = 1797
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes of one split that are kept in memory at most."""
-
-SHOWN = 3
-"""How many of the clips left out are named."""
-
-REMEDY = "Mend it, or set `bad: skip` to go without"
 
 Bad = Literal["error", "skip"]
 Keep = Literal["memory", "disk"]
@@ -112,7 +108,7 @@ class AudioFiles(SpeechData):
         for clip in self._splits[name]:
             try:
                 row = self._row(clip, report)
-            except (BadClipError, ValueError) as error:
+            except (BadSampleError, ValueError) as error:
                 report.wrong.append(_at(clip, error))
                 if not self._skips:
                     raise RunError(f"{report.wrong[0]}. {REMEDY}") from error
@@ -173,7 +169,7 @@ class _OnDisk:
         clip = self._clips[place]
         try:
             return read(clip.segment, self._sample_rate)
-        except BadClipError as error:
+        except BadSampleError as error:
             raise RunError(_at(clip, error)) from error
 
 
@@ -212,10 +208,7 @@ class _Report:
         if not kept:
             first = f"the first: {self.wrong[0]}" if self.wrong else f"all are longer than {max_duration} s"
             raise RunError(f"none {of} can be used; {first}")
-        found = []
-        if self.wrong:
-            more = f" (and {len(self.wrong) - SHOWN} more)" if len(self.wrong) > SHOWN else ""
-            found.append(f"{len(self.wrong)} {of} were left out: {'; '.join(self.wrong[:SHOWN])}{more}")
+        found = left_out(self._name, self.wrong, self._total, "clips")
         if self.too_long:
             found.append(f"{self.too_long} {of} are longer than {max_duration} s and were left out")
         for rate, count in sorted(self._rates.items()):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+from kdcore.data.bad import BadSampleError
 from kdcore.data.base import Split
 from kdcore.data.seeds import sample_seeds
 from kdcore.errors import RunError
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from kdcore_speech.data.base import FIRST_ID, Clips, SpeechData
 from kdcore_speech.data.files import SPLIT_SEED
-from kdcore_speech.data.reading import BadClipError, Segment, read
+from kdcore_speech.data.reading import Segment, read
 from kdcore_speech.vocabulary import Vocabulary
 
 NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.(?:flac|wav)")
@@ -116,7 +117,7 @@ class FSDD(SpeechData):
         files = self._files[name]
         try:
             sounds = [read(Segment(file.path), self.sample_rate) for file in files]
-        except BadClipError as error:
+        except BadSampleError as error:
             raise RunError(str(error)) from error
         if self._counts is not None:
             return self._strings(name, files, sounds, self._counts[name])

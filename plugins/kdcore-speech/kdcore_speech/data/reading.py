@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from kdcore.data.bad import BadSampleError
 from torch import Tensor
 
 SHORTEST = 0.025
@@ -16,10 +17,6 @@ SHORTEST = 0.025
 
 SLACK = 0.05
 """Seconds that a segment may reach beyond its file: durations in manifests are rounded."""
-
-
-class BadClipError(Exception):
-    """A clip that cannot be used; the message names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +47,18 @@ def header_of(path: Path) -> Header:
     """Without decoding.
 
     Raises:
-        BadClipError: the file is missing, empty, or no audio that libsndfile knows.
+        BadSampleError: the file is missing, empty, or no audio that libsndfile knows.
     """
     import soundfile
 
     if not path.is_file():
-        raise BadClipError(f"{path}: there is no such file")
+        raise BadSampleError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
-        raise BadClipError(f"{path}: the file is empty")
+        raise BadSampleError(f"{path}: the file is empty")
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: `.raw` wants to know more
-        raise BadClipError(f"{path}: is no audio that can be read ({_reason(error)})") from error
+        raise BadSampleError(f"{path}: is no audio that can be read ({_reason(error)})") from error
     return Header(info.samplerate, info.channels, info.frames / info.samplerate)
 
 
@@ -69,7 +66,7 @@ def read(segment: Segment, sample_rate: int) -> Tensor:
     """The waveform float32 (S,) at this rate; of several channels the mean.
 
     Raises:
-        BadClipError: the file is missing, empty, damaged or too short, ends before the segment, or holds NaN.
+        BadSampleError: the file is missing, empty, damaged or too short, ends before the segment, or holds NaN.
     """
     import soundfile
 
@@ -81,14 +78,14 @@ def read(segment: Segment, sample_rate: int) -> Tensor:
             segment.path, frames=round(seconds * header.sample_rate), start=start, dtype="float32", always_2d=True
         )
     except (soundfile.SoundFileError, OSError) as error:
-        raise BadClipError(f"{segment.path}: is damaged ({_reason(error)})") from error
+        raise BadSampleError(f"{segment.path}: is damaged ({_reason(error)})") from error
     if len(sound) < round(seconds * header.sample_rate):
-        raise BadClipError(
+        raise BadSampleError(
             f"{segment.path}: is damaged: it says {header.seconds:.2f} s and only "
             f"{(start + len(sound)) / header.sample_rate:.2f} s can be decoded"
         )
     if not np.isfinite(sound).all():
-        raise BadClipError(f"{segment.path}: holds NaN or infinity")
+        raise BadSampleError(f"{segment.path}: holds NaN or infinity")
     return torch.from_numpy(resampled(sound.mean(1), header.sample_rate, sample_rate))
 
 
@@ -96,17 +93,17 @@ def length_of(segment: Segment, header: Header) -> float:
     """Seconds of a segment, of which the file's end may cut a little.
 
     Raises:
-        BadClipError: the file ends before it, or it is too short.
+        BadSampleError: the file ends before it, or it is too short.
     """
     path, left = segment.path, header.seconds - segment.offset
     wanted = left if segment.duration is None else segment.duration
     if wanted > left + SLACK:
-        raise BadClipError(
+        raise BadSampleError(
             f"{path}: the segment ends at {segment.offset + wanted:.2f} s, the file at {header.seconds:.2f} s"
         )
     seconds = min(wanted, left)
     if seconds < SHORTEST:
-        raise BadClipError(f"{path}: {max(0.0, seconds):.3f} s of sound, and at least {SHORTEST} s are needed")
+        raise BadSampleError(f"{path}: {max(0.0, seconds):.3f} s of sound, and at least {SHORTEST} s are needed")
     return seconds
 
 

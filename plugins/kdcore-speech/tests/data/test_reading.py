@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from kdcore.data.bad import BadSampleError
 
 from conftest import Write
-from kdcore_speech.data.reading import BadClipError, Header, Segment, header_of, length_of, read
+from kdcore_speech.data.reading import Header, Segment, header_of, length_of, read
 
 
 def test_samples_are_as_they_were_written(sound: Write):
@@ -53,25 +54,25 @@ def test_what_a_lower_rate_cannot_hold_is_taken_out(sound: Write):
 
 
 def test_a_missing_file(tmp_path: Path):
-    with pytest.raises(BadClipError, match=r"gone\.wav: there is no such file"):
+    with pytest.raises(BadSampleError, match=r"gone\.wav: there is no such file"):
         read(Segment(tmp_path / "gone.wav"), 8000)
 
 
 def test_an_empty_file(tmp_path: Path):
     (tmp_path / "a.flac").touch()
-    with pytest.raises(BadClipError, match=r"a\.flac: the file is empty"):
+    with pytest.raises(BadSampleError, match=r"a\.flac: the file is empty"):
         read(Segment(tmp_path / "a.flac"), 8000)
 
 
 def test_a_file_without_a_sample(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.zeros(0), 8000)
-    with pytest.raises(BadClipError, match=r"a\.wav: 0\.000 s of sound, and at least 0\.025 s are needed"):
+    with pytest.raises(BadSampleError, match=r"a\.wav: 0\.000 s of sound, and at least 0\.025 s are needed"):
         read(Segment(tmp_path / "a.wav"), 8000)
 
 
 def test_text_is_no_audio(tmp_path: Path):
     (tmp_path / "a.wav").write_text("hello" * 100)
-    with pytest.raises(BadClipError, match=r"a\.wav: is no audio that can be read \(.+\)"):
+    with pytest.raises(BadSampleError, match=r"a\.wav: is no audio that can be read \(.+\)"):
         read(Segment(tmp_path / "a.wav"), 8000)
 
 
@@ -80,28 +81,28 @@ def test_a_corrupt_flac(sound: Write):
     content = bytearray(path.read_bytes())
     content[len(content) // 3 :] = bytes(len(content) - len(content) // 3)
     path.write_bytes(content)
-    with pytest.raises(BadClipError, match=r"a\.flac: is damaged"):
+    with pytest.raises(BadSampleError, match=r"a\.flac: is damaged"):
         read(Segment(path), 8000)
 
 
 def test_a_flac_that_breaks_off(sound: Write):
     path = sound("a.flac", 2.0)
     path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(BadClipError, match=r"a\.flac: is damaged"):
+    with pytest.raises(BadSampleError, match=r"a\.flac: is damaged"):
         read(Segment(path), 8000)
 
 
 def test_numbers_that_are_none(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.full(800, np.nan), 8000, subtype="FLOAT")
-    with pytest.raises(BadClipError, match=r"a\.wav: holds NaN or infinity"):
+    with pytest.raises(BadSampleError, match=r"a\.wav: holds NaN or infinity"):
         read(Segment(tmp_path / "a.wav"), 8000)
 
 
 def test_a_segment_behind_the_end(sound: Write):
     path = sound("a.wav", 0.5)
-    with pytest.raises(BadClipError, match=r"a\.wav: the segment ends at 0\.80 s, the file at 0\.50 s"):
+    with pytest.raises(BadSampleError, match=r"a\.wav: the segment ends at 0\.80 s, the file at 0\.50 s"):
         read(Segment(path, 0.3, 0.5), 8000)
-    with pytest.raises(BadClipError, match=r"a\.wav: 0\.000 s of sound, and at least 0\.025 s are needed"):
+    with pytest.raises(BadSampleError, match=r"a\.wav: 0\.000 s of sound, and at least 0\.025 s are needed"):
         read(Segment(path, 0.6), 8000)
 
 

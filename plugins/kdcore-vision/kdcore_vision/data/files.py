@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
+from kdcore.data.bad import REMEDY, BadSampleError, left_out
 from kdcore.data.base import Split
-from kdcore.data.pictures import REMEDY, BadSampleError, check_mode, left_out, opened
+from kdcore.data.pictures import check_mode, opened
 from kdcore.errors import RunError
 from PIL import Image
 from torch import Tensor

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from kdcore.data.pictures import MODES, BadSampleError, decoded, height_and_width, pixels
+from kdcore.data.bad import BadSampleError
+from kdcore.data.pictures import MODES, decoded, height_and_width, pixels
 from PIL import Image, ImageOps
 from torch import Tensor
 

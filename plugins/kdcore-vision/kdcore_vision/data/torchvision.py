@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from kdcore.data.pictures import BadSampleError, reason
+from kdcore.data.bad import BadSampleError, reason
 from kdcore.errors import RunError, did_you_mean
 from PIL import Image
 from torch import Tensor

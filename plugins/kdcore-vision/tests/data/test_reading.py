@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Draw
-from kdcore.data.pictures import BadSampleError, opened
+from kdcore.data.bad import BadSampleError
+from kdcore.data.pictures import opened
 from PIL import Image
 
 from kdcore_vision.data.reading import Shape, conversions

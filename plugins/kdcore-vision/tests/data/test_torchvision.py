@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Draw, write_idx
-from kdcore.data.pictures import BadSampleError
+from kdcore.data.bad import BadSampleError
 from kdcore.errors import RunError
 
 from kdcore_vision.data.torchvision import SetShelf, Torchvision, targets_of
