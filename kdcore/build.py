@@ -120,6 +120,7 @@ class Builder:
             chain=chain(slot.transform),
             views={name: chain(slots) for name, slots in slot.views.items()},
             variants=slot.variants,
+            labelled=slot.samples == "labelled",
         )
 
     def _table(self, slot: DataSlot) -> Mapping[str, torch.Tensor]:

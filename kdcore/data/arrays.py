@@ -49,6 +49,12 @@ class Columns:
         """Every sample's, so that nothing else need be read for them."""
         return self.columns["id"]
 
+    @property
+    def labelled(self) -> Tensor:
+        """Which samples have a label, of a class or of any of their pixels: bool (N,)."""
+        labels = self.columns.get("labels", torch.full_like(self.ids, IGNORE))
+        return (labels != IGNORE).reshape(len(self), -1).any(-1)
+
     def __getitems__(self, index: Tensor | Sequence[int]) -> Batch:
         """The rows of a batch: each column (len(index), ...), copied."""
         index = torch.as_tensor(index)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdcore.data.chosen import ids_of
 from kdcore.data.loader import Batches, Samples, fetch
 from kdcore.data.seeds import derive_seed, sample_seeds
 from kdcore.errors import RunError
@@ -78,6 +79,11 @@ class Transformed:
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    @property
+    def ids(self) -> Tensor:
+        """Of every sample, int64 (N,)."""
+        return ids_of(self._samples)
 
     def __getitems__(self, index: Tensor | Sequence[int]) -> Batch:
         """These rows, which are all of one variant."""

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import default_collate
 
 from kdcore.data.augment import Chain, Transformed
+from kdcore.data.chosen import Chosen, labelled_rows
 from kdcore.data.loader import Batches, EpochBatches, Loader, Samples
 from kdcore.data.table import Tabled
 from kdcore.errors import RunError
@@ -34,6 +35,7 @@ class Treatment:
         chain: transforms that all views share.
         views: further transforms, by view.
         variants: how many draws of each sample there are; 0 for a new one in every epoch.
+        labelled: whether only samples with a label are trained on.
     """
 
     stage: str | None = None
@@ -41,6 +43,7 @@ class Treatment:
     chain: Chain = field(default_factory=lambda: Chain({}))
     views: Mapping[str, Chain] = field(default_factory=dict)
     variants: int = 0
+    labelled: bool = False
 
     @property
     def is_random(self) -> bool:
@@ -98,21 +101,32 @@ class Data(LightningDataModule):
 
     @staticmethod
     def without_labels(batch: Batch) -> Batch:
-        """A batch, or a single sample, with its labels hidden; ``mix`` asks for it. Here ``labels`` become -100.
+        """A batch, or a single sample, with its labels hidden. Here ``labels`` become -100.
 
-        A subclass whose labels are called otherwise (boxes, a transcript) says what hides them.
+        A subclass whose labels are called otherwise (boxes, a transcript) says what hides them. ``mix`` asks for it,
+        and ``samples: labelled``, which leaves out what is the same afterwards; samples that tell which are
+        ``labelled``, a bool (N,), need not be read for that.
         """
         labels = torch.as_tensor(batch.get("labels", batch["id"]))
         return {**batch, "labels": torch.full_like(labels, IGNORE)}
 
     def samples(self, name: Split) -> Samples | Batches | None:
-        """The split as it is used: that of training after the recipe's table and transforms."""
+        """The split as it is used: that of training after the recipe's table, choice and transforms.
+
+        Raises:
+            RunError: only samples with labels are wanted, and there are none.
+        """
         samples = self.split(name)
         treatment = self.treatment
         if samples is None or name != "train":
             return samples
         if treatment.stage is not None:
             samples = Tabled(samples, treatment.table(), treatment.stage)
+        if treatment.labelled:
+            rows = labelled_rows(samples, self.without_labels)
+            if len(rows) == 0:
+                raise RunError(f"`samples: labelled`: none of the {len(samples)} training samples has a label")
+            samples = Chosen(samples, rows) if len(rows) < len(samples) else samples
         if treatment.is_random:
             samples = Transformed(
                 samples, seed=self.seed, chain=treatment.chain, views=treatment.views, collate=self.collate

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from kdcore.data.base import Data, Split
+from kdcore.data.chosen import labelled_rows
 from kdcore.data.loader import Batches, Samples, fetch
 from kdcore.signals import Batch
 
@@ -85,6 +86,13 @@ class _Both:
 
     def __len__(self) -> int:
         return len(self._labelled) + len(self._unlabelled)
+
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Bool (N,); of the second set none is."""
+        known = torch.zeros(len(self), dtype=torch.bool)
+        known[labelled_rows(self._labelled.samples, self._labelled.data.without_labels)] = True
+        return known
 
     def __getitems__(self, index: Any) -> Batch | list[Batch]:
         rows = torch.as_tensor(index)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdcore.data.loader import Batches, Samples, fetch
+from kdcore.data.chosen import Chosen, ids_of
+from kdcore.data.loader import Batches, Samples
 from kdcore.errors import RunError
 from kdcore.signals import Batch
 
 
-class Tabled:
+class Tabled(Chosen):
     """The samples whose ``id`` a table holds, in their own order, with the table's other columns laid over them.
 
     So a table of ids selects, one of ``labels`` gives pseudo-labels, and one of codes adds them.
@@ -28,23 +29,17 @@ class Tabled:
     """
 
     def __init__(self, samples: Samples | Batches, table: Mapping[str, Tensor], stage: str) -> None:
-        self._samples = samples
         self._columns = {name: column for name, column in table.items() if name != "id"}
         ids, place = _checked(table, stage).sort()
-        ours = _ids(samples)
+        ours = ids_of(samples)
         found = torch.searchsorted(ids, ours).clamp(max=len(ids) - 1)
-        self._rows = (ids[found] == ours).nonzero().flatten()
+        super().__init__(samples, (ids[found] == ours).nonzero().flatten())
         self._places = place[found[self._rows]]
-        if len(self._rows) == 0:
+        if len(self) == 0:
             raise RunError(f"none of the {len(ids)} ids in the table of stage `{stage}` is one of the training samples")
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __getitems__(self, index: Tensor | Sequence[int]) -> Batch | list[Any]:
-        chosen = torch.as_tensor(index)
-        rows, places = self._rows[chosen], self._places[chosen]
-        fetched = fetch(self._samples, rows)
+        fetched, places = super().__getitems__(index), self._places[torch.as_tensor(index)]
         if isinstance(fetched, list):
             return self._completed(fetched, places)
         return {**fetched, **{name: column[places] for name, column in self._columns.items()}}
@@ -73,17 +68,3 @@ def _checked(table: Mapping[str, Tensor], stage: str) -> Tensor:
         if len(column) != len(ids):
             raise RunError(f"the table of stage `{stage}` has {len(ids)} ids and {len(column)} rows of `{name}`")
     return ids.long()
-
-
-def _ids(samples: Samples | Batches) -> Tensor:
-    """The id of every sample; reads all of them, unless the data tells its ``ids``."""
-    known = getattr(samples, "ids", None)
-    if known is not None:
-        return torch.as_tensor(known)
-    if not isinstance(samples, Batches):
-        return torch.tensor([int(samples[row]["id"]) for row in range(len(samples))])
-    fetched = samples.__getitems__(torch.arange(len(samples)))
-    ids: Tensor = (
-        torch.tensor([int(one["id"]) for one in fetched]) if isinstance(fetched, list) else fetched["id"].long()
-    )
-    return ids

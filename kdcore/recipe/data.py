@@ -24,9 +24,10 @@ def read_data(context: Context, node: Node, path: str) -> DataSlot | None:
     chain = _chain(context, items.get("transform"))
     views = {name: _chain(context, child) for name, child in context.named(items.get("views")).items()}
     table: str | None = context.convert(items.get("table"), "str | None")
+    samples = context.convert(items.get("samples"), "Literal['all', 'labelled']", "all")
     if slot is None:
         return None
-    return DataSlot(slot.path, slot.use, slot.args, chain, views, variants, table)
+    return DataSlot(slot.path, slot.use, slot.args, chain, views, variants, table, samples)
 
 
 def _chain(context: Context, node: Node | None) -> dict[str, Slot]:

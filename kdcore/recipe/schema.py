@@ -49,12 +49,15 @@ class DataSlot(Slot):
         variants: how many draws of each sample there are, which the epochs take in turn; 0: a new one in every epoch.
         table (an earlier stage with ``do``): train on the samples whose ``id`` its table holds; its other
             columns are laid over theirs.
+        samples (``all`` or ``labelled``): ``labelled`` trains on the samples that have a label, which is all that a
+            net without a teacher can use.
     """
 
     transform: dict[str, Slot] = field(default_factory=dict)
     views: dict[str, dict[str, Slot]] = field(default_factory=dict)
     variants: int = 0
     table: str | None = None
+    samples: Literal["all", "labelled"] = "all"
 
     @property
     def order(self) -> list[list[str]]:

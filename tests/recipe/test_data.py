@@ -21,11 +21,13 @@ def test_transforms_and_views_are_chains_by_name(judge: Judge) -> None:
         "data.transform={b: {use: flip}, a: {use: flip, p: 0.1}}",
         "data.views={weak: {}, strong: {again: {use: flip, p: 1}}}",
         "data.variants=3",
+        "data.samples=labelled",
     ).recipe.data
     assert list(data.transform) == ["b", "a"]
     assert data.transform["a"] == Slot("data.transform.a", "flip", {"p": 0.1})
     assert data.views == {"weak": {}, "strong": {"again": Slot("data.views.strong.again", "flip", {"p": 1.0})}}
     assert data.variants == 3
+    assert data.samples == "labelled"
 
 
 def test_a_stage_may_drop_the_recipes_transforms_or_change_one(judge: Judge) -> None:
@@ -49,6 +51,7 @@ def test_a_stage_may_drop_the_recipes_transforms_or_change_one(judge: Judge) -> 
         ("data.views={weak: {flip: {use: flip, p: high}}}", "data.views.weak.flip.p: is `high`, but must be a number"),
         ("data.variants=-1", "data.variants: is `-1`, but must be 0 (no limit) or more"),
         ("data.variants=many", "data.variants: is `many`, but must be a whole number"),
+        ("data.samples=some", "data.samples: is `some`, but must be one of `all`, `labelled`"),
         ("data.transforms={}", "data.transforms: unknown key of data `arrays`"),
     ],
 )

@@ -35,6 +35,11 @@ class Targets:
     ignore: Sequence[Tensor]
     known: Tensor | None = None
 
+    @property
+    def labelled(self) -> Tensor:
+        """Pictures whose boxes are known, of those too that have none: bool (N,)."""
+        return torch.ones(len(self.ids), dtype=torch.bool) if self.known is None else self.known
+
     def sample(self, row: int, image: Tensor) -> Sample:
         """One picture (3, H, W) with its boxes; those that are hidden are not there."""
         sample: Sample = {
@@ -67,7 +72,7 @@ class Held:
     """Samples whose pictures are in memory, as bytes (N, 3, H, W)."""
 
     def __init__(self, images: Tensor, targets: Targets) -> None:
-        self.images, self.targets, self.ids = images, targets, targets.ids
+        self.images, self.targets, self.ids, self.labelled = images, targets, targets.ids, targets.labelled
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,7 +93,7 @@ class Streamed:
     """
 
     def __init__(self, read: Callable[[int], Tensor], targets: Targets) -> None:
-        self.read, self.targets, self.ids = read, targets, targets.ids
+        self.read, self.targets, self.ids, self.labelled = read, targets, targets.ids, targets.labelled
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -33,8 +33,8 @@ class GFLLoss(Loss):
     background too, also where there is no box, and is then divided by 1.
 
     **Paper**: Li et al., Generalized Focal Loss, 2020 (arXiv 2006.04388), section 3; the defaults are its own.
-    **Deviation**: a distance beyond the last bin is taken for one just inside of it. The authors' published code divides
-    ``box`` and ``distribution`` by the sum of the weights; here they fade where scores are low, as the paper writes it.
+    **Deviation**: a distance beyond the last bin is taken for one just inside of it. The authors' code divides
+    ``box`` and ``distribution`` by the sum of the weights; as the paper writes it, they fade where scores are low.
 
     Args:
         beta: how much less what is nearly right counts.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from kdcore.data.base import Data, Split
+from kdcore.data.chosen import ids_of
 from kdcore.data.loader import Batches, EpochBatches, Samples
 from kdcore.data.seeds import derive_seed, sample_seeds
 from kdcore.data.splits import keep_labels
@@ -59,6 +60,11 @@ class Clips:
     def __getitem__(self, row: int) -> dict[str, Any]:
         answers = {name: values[row] for name, values in self.answers.items()}
         return {"audio": self._audio(self._places[row]), **answers, "id": self.ids[row]}
+
+    @property
+    def labelled(self) -> Tensor:
+        """Clips with a transcript or a label: bool (N,)."""
+        return torch.tensor([bool((value != IGNORE).any()) for value in next(iter(self.answers.values()))])
 
     def with_answers(self, answers: Answers) -> Clips:
         """The same sounds with other answers."""
@@ -148,15 +154,9 @@ class SpeechData(Data):
         clips = self.split(name)
         if name != "train" or clips is None:
             return super().sampler(samples, name)
-        return partial(BucketBatches, seconds=self._seconds(clips), batch_seconds=self.batch_seconds)
-
-    def _seconds(self, clips: Clips) -> list[float]:
-        """Of the training clips that a table leaves."""
-        if self.treatment.stage is None:
-            return clips.seconds
-        chosen = set(self.treatment.table()["id"].tolist())
-        pairs = zip(clips.ids.tolist(), clips.seconds, strict=True)
-        return [seconds for number, seconds in pairs if number in chosen]
+        known = dict(zip(clips.ids.tolist(), clips.seconds, strict=True))
+        seconds = [known[number] for number in ids_of(samples).tolist()]
+        return partial(BucketBatches, seconds=seconds, batch_seconds=self.batch_seconds)
 
     def tell(self, vocabulary: Vocabulary) -> None:
         """The facts of a recogniser's data."""

@@ -43,7 +43,6 @@ class FashionMNIST(Images):
         validation: how many training pictures are held out for validation.
         labels: keep only so many training labels, evenly over the classes and chosen by the recipe's seed; the other
             pictures stay, with the label -100, for a teacher to speak about.
-        unlabelled: ``drop`` leaves out the training pictures without a label: what a student alone can use.
         workers: processes that transform pictures.
 
     Raises:
@@ -60,7 +59,6 @@ class FashionMNIST(Images):
         batch_size: int = 128,
         validation: int = 5000,
         labels: int | None = None,
-        unlabelled: Literal["keep", "drop"] = "keep",
         workers: int = 0,
     ) -> None:
         super().__init__(
@@ -69,7 +67,6 @@ class FashionMNIST(Images):
             size=(28, 28),
             batch_size=batch_size,
             labels=labels,
-            unlabelled=unlabelled,
             workers=workers,
         )
         if validation < 1:

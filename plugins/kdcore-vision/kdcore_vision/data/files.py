@@ -90,7 +90,6 @@ class Shelves(Images):
         fit: Literal["crop", "stretch"],
         batch_size: int,
         labels: int | None,
-        unlabelled: Literal["keep", "drop"],
         bad: Literal["error", "skip"],
         keep: Literal["auto", "memory", "disk"],
         workers: int,
@@ -108,7 +107,6 @@ class Shelves(Images):
             size=self._shape.size,
             batch_size=batch_size,
             labels=labels,
-            unlabelled=unlabelled,
             workers=workers,
         )
 

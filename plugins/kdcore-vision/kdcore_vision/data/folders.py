@@ -36,7 +36,6 @@ class Folders(Shelves):
         test: share held out for the test, where there is no folder ``test`` and none ``val``; 0 for no test split.
         labels: keep only so many training labels, evenly over the classes and chosen by the recipe's seed; the other
             pictures stay, with the label -100, for a teacher to speak about.
-        unlabelled: ``drop`` leaves out the training pictures without a label: what a student alone can use.
         bad: what to do with a picture that cannot be used: stop at it, or leave it out and say so.
         keep: ``memory`` decodes every file once, ``disk`` each time; ``auto`` keeps splits up to 2 GiB in memory.
         workers: processes that read and transform pictures.
@@ -58,7 +57,6 @@ class Folders(Shelves):
         validation: float = 0.1,
         test: float = 0.0,
         labels: int | None = None,
-        unlabelled: Literal["keep", "drop"] = "keep",
         bad: Literal["error", "skip"] = "error",
         keep: Literal["auto", "memory", "disk"] = "auto",
         workers: int = 0,
@@ -75,7 +73,6 @@ class Folders(Shelves):
             fit=fit,
             batch_size=batch_size,
             labels=labels,
-            unlabelled=unlabelled,
             bad=bad,
             keep=keep,
             workers=workers,

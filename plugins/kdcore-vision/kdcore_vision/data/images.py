@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from kdcore.data.arrays import Columns
@@ -46,6 +46,11 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def labelled(self) -> Tensor:
+        """Which pictures have a label: bool (N,)."""
+        return self.labels != IGNORE
+
     def __getitem__(self, index: int) -> Batch:
         image = self._read(int(self._source[index]))
         return {"image": image, "labels": int(self.labels[index]), "id": int(self.ids[index])}
@@ -53,10 +58,6 @@ class Streamed:
     def relabelled(self, labels: Tensor) -> Streamed:
         """The same pictures with other labels."""
         return Streamed(self._read, self._source, labels, self.ids)
-
-    def rows(self, index: Tensor) -> Streamed:
-        """Some of the pictures."""
-        return Streamed(self._read, self._source[index], self.labels[index], self.ids[index])
 
 
 Pictures: TypeAlias = "Held | Streamed"
@@ -70,7 +71,6 @@ class Images(Data):
         channels: of a picture.
         size: (height, width) of every picture.
         labels: keep only so many training labels, evenly over the classes and chosen by the recipe's seed.
-        unlabelled: what becomes of training pictures without a label: they stay, for a teacher to speak about, or go.
         workers: processes that load and transform.
 
     Raises:
@@ -87,7 +87,6 @@ class Images(Data):
         size: tuple[int, int],
         batch_size: int,
         labels: int | None,
-        unlabelled: Literal["keep", "drop"],
         workers: int,
     ) -> None:
         super().__init__(batch_size=batch_size)
@@ -105,7 +104,6 @@ class Images(Data):
             "class_names": list(names),
         }
         self._labels = labels
-        self._drops = unlabelled == "drop"
         self._loaded: dict[Split, Pictures | None] = {}
         self._training: Pictures | None = None
 
@@ -120,19 +118,11 @@ class Images(Data):
         if name not in self._loaded:
             self._loaded[name] = self.load(name)
         pictures = self._loaded[name]
-        if name != "train" or pictures is None:
+        if name != "train" or pictures is None or self._labels is None:
             return pictures
-        self._training = self._known(pictures)
+        kept = keep_labels(pictures.labels, self._labels, derive_seed(self.seed, "labels"))
+        self._training = pictures.relabelled(kept)
         return self._training
-
-    def _known(self, pictures: Pictures) -> Pictures:
-        """Training pictures with the labels that the student may see."""
-        if self._labels is not None:
-            kept = keep_labels(pictures.labels, self._labels, derive_seed(self.seed, "labels"))
-            pictures = pictures.relabelled(kept)
-        if self._drops:
-            pictures = pictures.rows((pictures.labels != IGNORE).nonzero().flatten())
-        return pictures
 
 
 def from_bytes(images: Tensor, labels: Tensor, ids: Tensor) -> Held:

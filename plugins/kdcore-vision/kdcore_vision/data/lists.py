@@ -33,7 +33,7 @@ class Lists(Shelves):
     Args:
         path: the file, UTF-8, with a header line.
         root: what the paths in it are relative to; its own folder by default.
-        batch_size, size, fit, channels, labels, unlabelled, bad, keep, workers: as for ``vision.folders``.
+        batch_size, size, fit, channels, labels, bad, keep, workers: as for ``vision.folders``.
         class_names: the names in another order, that of your teacher.
         validation: share of each class held out for validation, where there is no ``split``.
         test: share held out for the test; 0 for no test split.
@@ -56,7 +56,6 @@ class Lists(Shelves):
         validation: float = 0.1,
         test: float = 0.0,
         labels: int | None = None,
-        unlabelled: Literal["keep", "drop"] = "keep",
         bad: Literal["error", "skip"] = "error",
         keep: Literal["auto", "memory", "disk"] = "auto",
         workers: int = 0,
@@ -73,7 +72,6 @@ class Lists(Shelves):
             fit=fit,
             batch_size=batch_size,
             labels=labels,
-            unlabelled=unlabelled,
             bad=bad,
             keep=keep,
             workers=workers,

@@ -37,7 +37,7 @@ class Torchvision(Shelves):
             ``transform``.
         class_names: the names in another order, that of your teacher.
         validation: share of each class held out for validation, where torchvision knows no such part.
-        batch_size, size, fit, channels, labels, unlabelled, bad, keep, workers: as for ``vision.folders``.
+        batch_size, size, fit, channels, labels, bad, keep, workers: as for ``vision.folders``.
 
     Raises:
         RunError: torchvision has no such data set, does not find it on disk, or it is not one of single labels.
@@ -57,7 +57,6 @@ class Torchvision(Shelves):
         class_names: list[str] | None = None,
         validation: float = 0.1,
         labels: int | None = None,
-        unlabelled: Literal["keep", "drop"] = "keep",
         bad: Literal["error", "skip"] = "error",
         keep: Literal["auto", "memory", "disk"] = "auto",
         workers: int = 0,
@@ -75,7 +74,6 @@ class Torchvision(Shelves):
             fit=fit,
             batch_size=batch_size,
             labels=labels,
-            unlabelled=unlabelled,
             bad=bad,
             keep=keep,
             workers=workers,

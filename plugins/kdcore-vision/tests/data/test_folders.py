@@ -88,7 +88,6 @@ def test_few_labels(folders: Path):
     data = Folders(path=folders, labels=4)
     assert (data.split("train").labels >= 0).sum() == 4
     assert len(data.split("train")) == 18
-    assert len(Folders(path=folders, labels=4, unlabelled="drop").split("train")) == 4
 
 
 def test_labels_that_leave_a_class_without_one(folders: Path):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from kdcore.data.base import Treatment
 from kdcore.data.loader import Batches
 
 from kdcore_vision.data.images import Held, Images, Streamed, from_bytes
@@ -16,7 +17,7 @@ def held(n: int = 8) -> Held:
 
 class Made(Images):
     def __init__(self, **given: Any) -> None:
-        usual: dict[str, Any] = {"labels": None, "unlabelled": "keep", "workers": 0}
+        usual: dict[str, Any] = {"labels": None, "workers": 0}
         super().__init__(names=["a", "b"], channels=1, size=(2, 3), batch_size=4, **(usual | given))
         self.loads = 0
 
@@ -53,13 +54,12 @@ def test_few_labels_are_spread_evenly_and_depend_on_the_seed():
 
 
 def test_pictures_without_a_label_may_go():
-    data = Made(labels=4, unlabelled="drop")
+    data = Made(labels=4)
+    data.treatment = Treatment(labelled=True)
     training = data.split("train")
-    assert len(training) == 4
-    assert (training.labels >= 0).all()
-    assert sorted(Made(labels=4).split("train").ids[Made(labels=4).split("train").labels >= 0].tolist()) == sorted(
-        training.ids.tolist()
-    )
+    chosen = data.samples("train")
+    assert len(chosen) == 4
+    assert chosen.ids.tolist() == training.ids[training.labels >= 0].tolist()
 
 
 def test_batches_are_bytes():
@@ -74,20 +74,17 @@ def test_streamed_pictures_are_the_same_ones():
     streamed = Streamed(lambda row: images.columns["image"][row], torch.arange(8), images.labels, images.ids)
     assert isinstance(images, Batches)
     assert not isinstance(streamed, Batches)
-    some = streamed.relabelled(torch.full((8,), 1)).rows(torch.tensor([6, 2]))
-    assert len(some) == 2
-    assert some.ids.tolist() == [106, 102]
-    sample = some[0]
+    some = streamed.relabelled(torch.full((8,), 1))
+    assert some.labelled.all()
+    sample = some[6]
     assert (sample["image"][0, 0, 0], sample["labels"], sample["id"]) == (6, 1, 106)
-    assert held().relabelled(torch.full((8,), 1)).rows(torch.tensor([6, 2])).labels.tolist() == [1, 1]
+    assert held().relabelled(torch.full((8,), 1)).labels.tolist() == [1] * 8
 
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match="workers=-1: give 0 or more"):
         Made(workers=-1)
     with pytest.raises(ValueError, match="there are 1 classes: there must be at least two"):
-        Images(names=["a"], channels=1, size=(2, 2), batch_size=1, labels=None, unlabelled="keep", workers=0)
+        Images(names=["a"], channels=1, size=(2, 2), batch_size=1, labels=None, workers=0)
     with pytest.raises(NotImplementedError, match=r"Images does not implement load\(name\)"):
-        Images(names="ab", channels=1, size=(2, 2), batch_size=1, labels=None, unlabelled="keep", workers=0).split(
-            "val"
-        )
+        Images(names="ab", channels=1, size=(2, 2), batch_size=1, labels=None, workers=0).split("val")
