@@ -155,6 +155,7 @@ class SeedRun:
         self.keep(self.changes)
         if stage.left_out:
             self._say(stage, f"has no teacher, so it goes without {', '.join(stage.left_out)}")
+        self._say_unlabelled(stage)
         last = place / "last.ckpt"
         resume = last if last.is_file() else None
         exact: dict[str, dict[str, Tensor]] = {}
@@ -173,6 +174,20 @@ class SeedRun:
             built.close()
             for name, state in exact.items():
                 built.cast.frozen[name].module.load_state_dict(state)
+
+    def _say_unlabelled(self, stage: Stage) -> None:
+        """A student alone that goes through samples without a label is no fair baseline: it has fewer steps to learn."""
+        if stage.teachers or stage.data.table is not None or stage.data.samples != "all":
+            return
+        known = getattr(self.builder.data(stage.data).split("train"), "labelled", None)
+        if known is None or not 0 < (labelled := int(known.sum())) < len(known):
+            return
+        self._say(
+            stage,
+            f"warning: {len(known) - labelled} of its {len(known)} training samples have no label, and no teacher "
+            "speaks about them: leave them out with `data: {samples: labelled}`, and give `trainer.max_steps` instead "
+            "of `max_epochs`, so that it learns as long as a distilled student",
+        )
 
     def _say_notes(self, stage: Stage) -> None:
         """What the data has to say, once."""

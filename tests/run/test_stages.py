@@ -190,6 +190,18 @@ def test_what_a_stage_goes_without_is_said(workshop: Workshop) -> None:
     assert "stage `alone`: has no teacher, so it goes without losses.kd" in result.out
 
 
+def test_a_student_alone_that_is_starved_of_labels_is_said(workshop: Workshop) -> None:
+    few = ("data.labels=100", "stages.teach.data.labels=null")
+    taught = workshop.fit(*few, "--stage", "teach")
+    assert "have no label" not in taught.out
+    result = workshop.fit(*few, "--stage", "alone")
+    assert "stage `alone`: warning: 900 of its 1000 training samples have no label, and no teacher speaks" in result.out
+    assert "leave them out with `data: {samples: labelled}`, and give `trainer.max_steps`" in result.out
+    chosen = workshop.fit(*few, "stages.alone.data.samples=labelled", "--stage", "alone")
+    assert chosen.code == 0
+    assert "have no label" not in chosen.out
+
+
 def test_a_student_starts_as_it_would_alone(workshop: Workshop) -> None:
     still = ("optimizer.lr=0.0", "optimizer.weight_decay=0", "--no-probe")
     workshop.fit(*still)

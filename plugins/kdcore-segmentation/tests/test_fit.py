@@ -10,12 +10,12 @@ from kdcore.testing import Runner
 
 from kdcore_segmentation.data import digits
 
-CHEAP = ("trainer.max_steps=2", "trainer.max_epochs=-1", "logger=null", "--no-probe")
+CHEAP = ("trainer.max_steps=2", "trainer.val_check_interval=1", "logger=null", "--no-probe")
 
 
 def test_two_steps_of_the_embedded_recipe(runner: Runner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digits, "COUNTS", {"train": 8, "val": 4, "test": 4})
-    small = ("data.labels=6", "data.batch_size=4", "~stages.teach.trainer.max_epochs")
+    small = ("data.labels=6", "data.batch_size=4", "stages.teach.trainer.max_steps=2")
     run = runner.fit("segmentation", *small, *CHEAP)
     report = run.report
     assert report["primary"] == {"name": "miou", "mode": "max"}
