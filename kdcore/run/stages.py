@@ -176,7 +176,7 @@ class SeedRun:
                 built.cast.frozen[name].module.load_state_dict(state)
 
     def _say_unlabelled(self, stage: Stage) -> None:
-        """A student alone that goes through samples without a label is no fair baseline: it has fewer steps to learn."""
+        """A student alone that goes through samples without a label is no fair baseline: it has less to learn from."""
         if stage.teachers or stage.data.table is not None or stage.data.samples != "all":
             return
         known = getattr(self.builder.data(stage.data).split("train"), "labelled", None)

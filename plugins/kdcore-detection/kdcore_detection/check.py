@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,8 @@ def _files(data: Slot) -> Iterator[Problem]:
     if "path" not in data.args:
         return
     path = Path(data.args["path"])
-    wanted = {"detection.coco": _coco_files, "detection.voc": _voc_files, "detection.yolo": _yolo_files}.get(data.use)
-    missing = [file for file in wanted(path, data.args) if not file.is_file()] if wanted else []
+    wanted = FILES.get(data.use)
+    missing = [file for file in wanted(path, data.args) if not file.exists()] if wanted else []
     if missing:
         yield Problem(_lack(path, missing[0]), "give the path of your data", f"{data.path}.path")
 
@@ -129,6 +129,19 @@ def _voc_files(path: Path, args: Mapping[str, Any]) -> list[Path]:
 
 def _yolo_files(path: Path, args: Mapping[str, Any]) -> list[Path]:
     return [path / "data.yaml" if path.is_dir() else path]
+
+
+def _folder(path: Path, args: Mapping[str, Any]) -> list[Path]:
+    return [path]
+
+
+FILES: Mapping[str, Callable[[Path, Mapping[str, Any]], list[Path]]] = {
+    "detection.coco": _coco_files,
+    "detection.voc": _voc_files,
+    "detection.yolo": _yolo_files,
+    "detection.pictures": _folder,
+}
+"""What must be there, by data."""
 
 
 def _classes(recipe: Recipe, stage: Stage, data: Slot) -> Iterator[Problem]:

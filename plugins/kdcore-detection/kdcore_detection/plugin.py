@@ -33,6 +33,7 @@ def kdcore_register(add: Add) -> None:
     add("data", "coco", "kdcore_detection.data.coco:Coco")
     add("data", "voc", "kdcore_detection.data.voc:PascalVoc")
     add("data", "yolo", "kdcore_detection.data.yolo:Yolo")
+    add("data", "pictures", "kdcore_detection.data.pictures:Pictures")
 
     add("model", "fcos", "kdcore_detection.models.fcos:FCOS")
     add("model", "retinanet", "kdcore_detection.models.retinanet:RetinaNet")

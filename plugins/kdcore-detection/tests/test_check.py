@@ -292,6 +292,12 @@ def test_files_of_each_format(check, tmp_path: Path):
     given = f"data={{use: detection.coco, path: {tmp_path}/c, {base}, annotations: {{train: a.json}}}}"
     assert check(given) == []
     assert "lacks b.json / " in only(check(given.replace("a.json", "b.json")))[1]
+    halves = (
+        f"labelled: {{use: detection.yolo, path: {tmp_path}/y, {base}}}, unlabelled: {{use: detection.pictures, %s}}"
+    )
+    assert check(f"data={{use: mix, {halves % f'path: {tmp_path}/v, {base}'}}}") == []
+    lost = only(check(f"data={{use: mix, {halves % f'path: {tmp_path}/lost, {base}'}}}"))
+    assert f"{tmp_path}/lost: there is no such file or folder" in lost[1]
     default = f"data={{use: detection.coco, path: {tmp_path}/c, {base}}}"
     assert "lacks annotations/instances_train2017.json" in only(check(default))[1]
 

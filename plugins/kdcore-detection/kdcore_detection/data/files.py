@@ -132,6 +132,7 @@ class BoxedFiles(Data):
             boxes=[self._fit.boxes(sample.boxes, sample.size) for sample in listing.samples],
             labels=[torch.from_numpy(sample.labels) for sample in listing.samples],
             ignore=[torch.from_numpy(sample.ignore) for sample in listing.samples],
+            known=None if listing.known else torch.zeros(len(listing.samples), dtype=torch.bool),
         )
 
     def _fits(self, rows: int) -> bool:

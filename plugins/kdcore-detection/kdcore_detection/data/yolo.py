@@ -12,8 +12,7 @@ from kdcore.errors import RunError
 
 from kdcore_detection.data.annotations import SPLITS, Annotated, annotated, collected, held_out, size_of
 from kdcore_detection.data.files import BoxedFiles
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from kdcore_detection.data.pictures import pictures_in
 
 
 class Yolo(BoxedFiles):
@@ -113,12 +112,11 @@ def _pictures(file: Path, content: dict[str, Any], split: Split) -> list[Path]:
     if place is None:
         raise RunError(f"{file}: `{split}` is {given}, and {tried[0]} is not there")
     if place.is_dir():
-        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in ENDINGS)
-    else:
-        lines = place.read_text(encoding="utf-8").splitlines()
-        found = sorted(place.parent / line.strip() for line in lines if line.strip())
+        return pictures_in(place)
+    lines = place.read_text(encoding="utf-8").splitlines()
+    found = sorted(place.parent / line.strip() for line in lines if line.strip())
     if not found:
-        raise RunError(f"{place}: holds no picture (looked for {', '.join(ENDINGS)})")
+        raise RunError(f"{place}: lists no picture")
     return found
 
 
