@@ -8,6 +8,10 @@ PIP := $(RUN) -m pip --quiet --quiet --disable-pip-version-check install
 export MYPY_CACHE_DIR := $(CURDIR)/.mypy_cache
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
+# As many processes as there are cores, each with one thread; a file's tests stay together, for what they share.
+TESTS := pytest --numprocesses auto --dist loadfile
+export OMP_NUM_THREADS ?= 1
+
 # A module of Python, run for the core and then in every plugin's folder: each has settings of its own.
 define everywhere
 @set -e; for place in . $(PLUGINS); do echo "== $$place: $(1)"; (cd $$place && $(CURDIR)/$(RUN) -m $(1)); done
@@ -19,10 +23,10 @@ fit: $(VENV)/.fit
 	$(RUN) -m kdcore fit recipes/quickstart.yaml
 
 test: check
-	$(call everywhere,pytest -m "not slow")
+	$(call everywhere,$(TESTS) -m "not slow")
 
 test-all: check
-	$(call everywhere,pytest)
+	$(call everywhere,$(TESTS))
 
 check: $(VENV)/.test
 	$(RUN) -m ruff check
