@@ -61,6 +61,7 @@ _STAGES_WITHOUT_TEACHER = Template("""\
 
 stages:                       # in order; a finished stage is not run again
   teach:  {train: teacher, losses: {${supervised}}, once: true}
+  # Where some samples have no label: `data: {samples: labelled}` for `alone`, and `trainer.max_steps` for all stages.
   alone:  {train: alone, losses: {${supervised}}}
   distil: {train: student, teachers: [teacher]}
 """)
