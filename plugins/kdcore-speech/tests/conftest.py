@@ -45,3 +45,12 @@ def fsdd(sound: Write, tmp_path: Path) -> Path:
             for index in range(12):
                 sound(f"{digit}_{speaker}_{index}.wav", 0.1 + 0.01 * index, hertz=300.0 + 100 * digit)
     return tmp_path
+
+
+@pytest.fixture
+def data(fsdd: Path) -> Path:
+    """These recordings where the recipes look for them below ``KDCORE_DATA``."""
+    folder = fsdd / "data" / "speech" / "fsdd"
+    folder.mkdir(parents=True)
+    (folder / "recordings").symlink_to(fsdd)
+    return fsdd / "data"

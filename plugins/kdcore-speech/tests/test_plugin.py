@@ -51,23 +51,27 @@ FIT: dict[str, tuple[str, ...]] = {
     "speech.ced": ("data.batch_size=4", "models.first.width=8", "models.second.width=8"),
     "speech.class_token": ("data.batch_size=4", "data.labels=6", "models.student.width=16"),
     "speech.audiocap": ("data.batch_size=4", "data.labels=6", "models.teacher.width=8"),
+    "speech.fsdd": ("data.labels=6", "data.batch_size=4", "data.strings=12", "models.teacher.width=8"),
+    "speech.fsdd_sequence": ("data.labels=6", "data.batch_size=4", "data.strings=12", "models.teacher.width=8"),
+    "speech.fsdd_mvq": ("data.labels=6", "data.batch_size=4", "data.strings=12", "models.student.width=8"),
+    "speech.fsdd_digits": ("data.batch_size=4", "data.labels=6", "models.teacher.width=8"),
     "speech.os_kdft": ("data.batch_size=4", "models.teacher.width=16", "models.student.width=16"),
 }
 """Every recipe, and what makes it small."""
 
-OVER = {f"speech.{name}": ["speech"] for name in ("frame_kl", "guided_ctc", "distilhubert")}
+OVER = {
+    **{f"speech.{name}": ["speech"] for name in ("frame_kl", "guided_ctc", "distilhubert")},
+    **{f"speech.{name}": ["speech.fsdd"] for name in ("fsdd_sequence", "fsdd_mvq")},
+}
 """Recipes that are laid over others."""
 
 
 @pytest.fixture
-def environment(fsdd: Path) -> dict[str, str]:
+def environment(fsdd: Path, data: Path) -> dict[str, str]:
     """What recipes read."""
-    folder = fsdd / "data" / "speech" / "fsdd"
-    folder.mkdir(parents=True)
-    (folder / "recordings").symlink_to(fsdd)
     keys = "".join(tones.KEYS)
     bert, whisper = pretrained.bert(fsdd / "bert", keys), pretrained.whisper(fsdd / "whisper", len(keys) + 1)
-    paths = {"KDCORE_DATA": fsdd / "data", "BERT": bert, "WHISPER": whisper, "SPEECH": fsdd}
+    paths = {"KDCORE_DATA": data, "BERT": bert, "WHISPER": whisper, "SPEECH": fsdd}
     paths["HUBERT"] = pretrained.hubert(fsdd / "hubert")
     return {name: str(path) for name, path in paths.items()}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from kdcore.plugins import Plugins
 from kdcore.recipe.check import read
+from kdcore.run.identity import stage_identities
 from kdcore.testing import Runner
 from kdcore.testing.runner import Run
 from safetensors.torch import load_file
@@ -42,14 +43,21 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tones, "COUNTS", COUNTS)
 
 
-@pytest.mark.parametrize("name", ["frame_kl", "guided_ctc"])
-def test_an_overlay_changes_the_last_stage_alone(name: str) -> None:
+LAID = [(base, name) for base in ("speech", "fsdd") for name in ("frame_kl", "guided_ctc", "distilhubert")]
+
+
+@pytest.mark.parametrize(("under", "name"), [*LAID, ("fsdd", "fsdd_sequence"), ("fsdd", "fsdd_mvq")])
+def test_an_overlay_changes_the_last_stage_alone(
+    under: str, name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDCORE_DATA", str(data))
     plugins = Plugins()
-    base, laid = (read(files(*names), (), plugins) for names in (("speech",), ("speech", name)))
+    base, laid = (read(files(*names), (), plugins) for names in ((under,), (under, name)))
     assert laid.name == base.name  # so that teacher and student alone are shared
     assert laid.models == base.models
-    assert (laid.stages["teach"], laid.stages["alone"]) == (base.stages["teach"], base.stages["alone"])
-    assert laid.stages["distil"] != base.stages["distil"]
+    identities = [stage_identities(recipe, 0, {}, (), tmp_path) for recipe in (base, laid)]
+    differ = {stage for stage in identities[0] if identities[0][stage] != identities[1][stage]}
+    assert differ == {"distil"}
 
 
 @pytest.mark.parametrize("name", ["frame_kl", "guided_ctc"])
