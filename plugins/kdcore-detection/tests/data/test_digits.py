@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kdcore.data.base import Treatment
+from kdcore.data.chosen import labelled_rows
 from kdcore.data.digits import Digits
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -85,6 +87,16 @@ def test_the_boxes_of_most_pictures_are_hidden():
     assert data.split("val")[0]["boxes_known"]
     hidden = data.without_labels(batch)
     assert not hidden["boxes_known"].any()
+
+
+def test_it_tells_which_pictures_have_their_boxes():
+    data = DigitBoxes(labels=5, batch_size=24)
+    told = data.split("train")
+    untold = [told[row] for row in range(24)]  # a list, whose pictures are looked at
+    assert labelled_rows(untold, data.without_labels).tolist() == told.labelled.nonzero().flatten().tolist()
+    data.treatment = Treatment(labelled=True)
+    (batch,) = data.train_dataloader()
+    assert batch["boxes_known"].tolist() == [True] * 5
 
 
 def test_too_small_a_picture():

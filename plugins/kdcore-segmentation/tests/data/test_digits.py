@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from kdcore.data.base import Treatment
 from kdcore.data.digits import Digits
 from kdcore.data.loader import Batches
 
@@ -141,6 +142,14 @@ def test_hidden_labels_do_not_stay_hidden(scenes: DigitScenes):
     data.split("train")
     data._labels = None
     assert (data.split("train").__getitems__(torch.arange(40))["labels"] >= 0).all()
+
+
+def test_a_student_alone_may_train_on_pictures_with_a_mask_only(scenes: DigitScenes):
+    data = DigitScenes(labels=3, batch_size=40)
+    data.treatment = Treatment(labelled=True)
+    (batch,) = data.train_dataloader()
+    assert len(batch["id"]) == 3
+    assert (batch["labels"] >= 0).all()
 
 
 @pytest.mark.parametrize("size", [(16, 64), (64, 8)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from kdcore.data.augment import Chain
 from kdcore.data.base import Treatment
+from kdcore.data.chosen import labelled_rows
 from kdcore.data.mix import Mix
 
 from kdcore_speech.data import tones
@@ -31,6 +33,20 @@ def test_a_batch_holds_as_many_seconds_as_allowed():
     assert max(batch["audio"].numel() for batch in batches) <= 4 * 8000
     assert sum(len(batch["id"]) for batch in batches) == 24
     assert len(batches) > len(epoch(Tones(batch_size=8)))
+
+
+def test_clips_with_a_transcript_only_are_batched_by_length_too():
+    data = Tones(labels=7, batch_size=3)
+    told = data.split("train")
+    assert told is not None
+    untold = [told[row] for row in range(24)]  # a list, whose clips are looked at
+    assert labelled_rows(untold, data.without_labels).tolist() == told.labelled.nonzero().flatten().tolist()
+    data.treatment = Treatment(labelled=True)
+    batches = epoch(data)
+    assert sorted(len(batch["id"]) for batch in batches) == [1, 3, 3]
+    assert all((batch["tokens"] >= 0).any(1).all() for batch in batches)
+    ordered = sorted(sorted(batch["audio_lengths"].tolist()) for batch in batches)
+    assert all(first[-1] <= second[0] for first, second in pairwise(ordered))
 
 
 def test_a_loader_goes_on_where_it_was():
