@@ -89,6 +89,14 @@ def _treated(data: DataSlot) -> list[Problem]:
                 f"{data.path}.table",
             )
         )
+    if data.samples != "all":
+        problems.append(
+            Problem(
+                "a graph's nodes are no samples of their own: the others are their neighbours",
+                "for a net that sees no neighbours: `nodes: labelled`",
+                f"{data.path}.samples",
+            )
+        )
     return problems
 
 
