@@ -74,7 +74,7 @@ def test_transforms_see_samples_and_a_graph_gives_none(lab: Lab, key: str, batch
 
 def test_labelled_nodes_are_asked_for_by_a_key_of_their_own(lab: Lab) -> None:
     (problem,) = problems(lab, "stages.distil.data={samples: labelled}")
-    assert problem.startswith("stages.distil.data.samples: a graph's nodes are no samples of their own")
+    assert problem.startswith("stages.distil.data.samples: graph: a graph's nodes are no samples of their own")
     assert problems(lab, "stages.distil.data={nodes: labelled}") == []
 
 
