@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from kdcore_detection.losses.weights import check_weights
 
+VANISHED = 1e-12
+"""Two masks whose squares add up to less than this do not overlap: there is hardly anything of them."""
+
 
 class AdaptiveMasking(Loss):
     """Squared distance of maps F = align(s) and F' = t under learned masks K_m, mean over masks m; means over images.
 
-    - ``channels``: ``sum (K_mc (F' - F))^2 / (HW sum_c K_mc)``, K_mc = sigmoid(a_m mean_ij U).
-    - ``positions``: ``sum (K_mij (F' - F))^2 / (C sum_ij K_mij)``, K_mij = sigmoid(b_m . U_ij).
+    - ``channels``: ``sum (K_mc (F' - F))^2 / (HW sum_c K_mc^2)``, K_mc = sigmoid(a_m mean_ij U).
+    - ``positions``: ``sum (K_mij (F' - F))^2 / (C sum_ij K_mij^2)``, K_mij = sigmoid(b_m . U_ij).
     - ``diversity``: ``2 K_m . K_n / (|K_m|^2 + |K_n|^2)``, Dice's overlap, mean over pairs m, n; of both kinds.
 
     U = softmax(Q K / sqrt(C/2)) V is what the two nets see together: Q = Wq F' asks, K = Wk F and V = Wv F answer. So
@@ -42,8 +45,10 @@ class AdaptiveMasking(Loss):
 
     **Paper**: Lan and Tian, ACAM-KD: Adaptive and Cooperative Attention Masking for Knowledge Distillation, ICCV 2025
     (arXiv 2503.06307).
-    **Deviation**: Dice's overlap is taken pair by pair, so that it lies in [0, 1] whatever the number of masks. How
-    selectors start is ours: normally distributed, those of positions divided by the root of C.
+    **Deviation**: the squared distances are divided by the sum of K^2 instead of that of K, which is the same for masks
+    of zeros and ones: by the latter a mask gains by being small everywhere, and all of them vanish within 100 steps.
+    Dice's overlap is taken pair by pair, so that it lies in [0, 1] whatever the number of masks. How selectors start is
+    ours: normally distributed, those of positions divided by the root of C.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"student.feature", "teacher.feature"})
@@ -82,8 +87,8 @@ class AdaptiveMasking(Loss):
         s, t = through(self.align, student["feature"]), upcast(teacher["feature"])
         n, channels, height, width = t.shape
         seen = self._seen(s, t)  # (N, HW, C)
-        by_channel = (upcast(self.channel_selectors) * seen.mean(1, keepdim=True)).sigmoid()  # (N, M, C)
-        by_position = (upcast(self.position_selectors) @ seen.mT).sigmoid()  # (N, M, HW)
+        by_channel = F.logsigmoid(upcast(self.channel_selectors) * seen.mean(1, keepdim=True))  # log K, (N, M, C)
+        by_position = F.logsigmoid(upcast(self.position_selectors) @ seen.mT)  # (N, M, HW)
         differs = (t - s).square().flatten(2)  # (N, C, HW)
         terms = {
             "channels": under(by_channel, differs.sum(2)) / (height * width),
@@ -98,14 +103,19 @@ class AdaptiveMasking(Loss):
         return F.scaled_dot_product_attention(query, key, value)
 
 
-def under(masks: Tensor, squares: Tensor) -> Tensor:
-    """``mean over masks of sum_k K_k^2 d_k / sum_k K_k``: (N, M, K), (N, K) -> (N,)."""
-    return ((masks.square() * squares.unsqueeze(1)).sum(2) / masks.sum(2)).mean(1)
+def under(log_masks: Tensor, squares: Tensor) -> Tensor:
+    """``mean over masks of sum_k K_k^2 d_k / sum_k K_k^2``: log K (N, M, K), d (N, K) -> (N,).
+
+    A softmax of 2 log K, so that nothing is 0 / 0 where a mask is as good as 0 everywhere.
+    """
+    return ((2 * log_masks).softmax(2) * squares.unsqueeze(1)).sum(2).mean(1)
 
 
-def overlap(masks: Tensor) -> Tensor:
-    """Dice's overlap of two masks, mean over all pairs: (N, M, K) -> (N,), in [0, 1]."""
-    number = masks.shape[1]
+def overlap(log_masks: Tensor) -> Tensor:
+    """Dice's overlap of two masks, mean over all pairs: log K (N, M, K) -> (N,), in [0, 1]."""
+    masks = log_masks.exp()
     size = masks.square().sum(2)
-    dice = 2 * (masks @ masks.mT) / (size.unsqueeze(1) + size.unsqueeze(2))  # (N, M, M), 1 on the diagonal
-    return (dice.sum((1, 2)) - number) / (number * (number - 1))
+    both = (size.unsqueeze(1) + size.unsqueeze(2)).clamp(min=VANISHED)
+    pairs = (2 * (masks @ masks.mT) / both).triu(1)  # (N, M, M)
+    number = masks.shape[1]
+    return pairs.sum((1, 2)) / (number * (number - 1) / 2)

@@ -58,10 +58,10 @@ def naive(loss: AdaptiveMasking, s: Tensor, t: Tensor) -> dict[str, float]:
     terms = {"channels": 0.0, "positions": 0.0, "diversity": dice(by_channel) + dice(by_position)}
     for mask in by_channel:
         squares = sum((mask[c] * gap[c, p].item()) ** 2 for c in range(channels) for p in range(size))
-        terms["channels"] += squares / (size * sum(mask)) / len(by_channel)
+        terms["channels"] += squares / (size * sum(k * k for k in mask)) / len(by_channel)
     for mask in by_position:
         squares = sum((mask[p] * gap[c, p].item()) ** 2 for c in range(channels) for p in range(size))
-        terms["positions"] += squares / (channels * sum(mask)) / len(by_position)
+        terms["positions"] += squares / (channels * sum(k * k for k in mask)) / len(by_position)
     return terms
 
 
@@ -78,7 +78,7 @@ def test_the_terms_are_those_of_the_definition(channels: int):
         assert total.count.item() == 3
 
 
-def test_masks_of_one_everywhere_leave_the_mean_squared_error():
+def test_masks_that_are_the_same_everywhere_leave_the_mean_squared_error():
     student, teacher = feature_map(1), feature_map(2)
     loss = made(student, teacher)
     with torch.no_grad():
@@ -87,23 +87,48 @@ def test_masks_of_one_everywhere_leave_the_mean_squared_error():
     found = totals(loss, student, teacher)
     mean = (student - teacher).square().mean().item()
     for name in ("channels", "positions"):
-        assert (found[name].sum / found[name].count).item() == pytest.approx(0.5 * mean, rel=1e-5)
+        assert (found[name].sum / found[name].count).item() == pytest.approx(mean, rel=1e-5)
     assert (found["diversity"].sum / 3).item() == pytest.approx(2.0)  # equal masks overlap wholly, in both kinds
 
 
 def test_a_mask_is_divided_by_what_it_keeps():
     masks = torch.tensor([[[1.0, 0.0, 1.0], [0.0, 0.5, 0.0]]])
     squares = torch.tensor([[4.0, 8.0, 6.0]])
-    assert under(masks, squares).tolist() == [pytest.approx(((4 + 6) / 2 + 0.25 * 8 / 0.5) / 2)]
+    assert under(masks.log(), squares).tolist() == [pytest.approx(((4 + 6) / 2 + 8) / 2)]
+
+
+def test_a_mask_gains_nothing_by_being_small():
+    """Divided by its sum it would, and all masks would vanish, and with them all distillation."""
+    loud = torch.tensor([[[0.9, 0.1, 0.5], [0.2, 0.4, 0.8]]])
+    squares = torch.tensor([[4.0, 8.0, 6.0]])
+    assert under(loud.log() - 9, squares).item() == pytest.approx(under(loud.log(), squares).item())
+
+
+@pytest.mark.parametrize("way", [-1.0, 1.0])
+def test_selectors_as_large_as_can_be_have_finite_gradients(way: float):
+    student, teacher = feature_map(1, 3).requires_grad_(), feature_map(2)
+    loss = made(student, teacher)
+    with torch.no_grad():
+        loss.channel_selectors.fill_(way * 1e4)
+        loss.position_selectors.fill_(way * 1e4)
+        loss.value.bias.fill_(3.0)
+    found = totals(loss, student, teacher)
+    torch.stack([total.sum for total in found.values()]).sum().backward()
+    assert all(math.isfinite(total.sum.item()) for total in found.values())
+    assert found["channels"].sum > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in loss.parameters())
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    assert student.grad.any()
 
 
 def test_masks_that_share_nothing_do_not_overlap_and_equal_ones_do_wholly():
     apart = torch.tensor([[[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]])
-    assert overlap(apart).item() == pytest.approx(0.0, abs=1e-6)
-    assert overlap(apart[:, :1].expand(-1, 3, -1)).item() == pytest.approx(1.0)
+    assert overlap(apart.log()).item() == pytest.approx(0.0, abs=1e-6)
+    assert overlap(apart[:, :1].log().expand(-1, 3, -1)).item() == pytest.approx(1.0)
     third = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     # pairs: 0, 2*1/4, 2*1/4
-    assert overlap(torch.cat([apart[0], third]).unsqueeze(0)).item() == pytest.approx((0 + 0.5 + 0.5) / 3)
+    assert overlap(torch.cat([apart[0], third]).log().unsqueeze(0)).item() == pytest.approx((0 + 0.5 + 0.5) / 3)
 
 
 def test_diversity_is_multiplied_by_its_factor():
