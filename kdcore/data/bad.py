@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kdcore.errors import RunError
 
 REMEDY = "Mend it, or set `bad: skip` to go without"
@@ -25,8 +27,13 @@ def left_out(split: str, wrong: list[str], total: int, what: str = "samples") ->
         return []
     if len(wrong) == total:
         raise RunError(f"none of the {total} {what} of the split `{split}` can be used; the first: {wrong[0]}")
-    more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
-    return [f"{len(wrong)} of {total} {what} of the split `{split}` were left out: {'; '.join(wrong[:SHOWN])}{more}"]
+    return [f"{len(wrong)} of {total} {what} of the split `{split}` were left out: {listed(wrong)}"]
+
+
+def listed(sentences: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = f" (and {len(sentences) - SHOWN} more)" if len(sentences) > SHOWN else ""
+    return f"{'; '.join(sentences[:SHOWN])}{more}"
 
 
 def reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from kdcore.errors import Problem
 from kdcore.recipe.schema import LossSlot, ModelSlot, Recipe, Ref, Slot, Stage
 
 DIGITS = "detection.digits"
+PICTURES = "detection.pictures"
 DIGIT_CLASSES = 10
 DIGIT_SIZE = (64, 64)
 
@@ -104,8 +105,8 @@ def _files(data: Slot) -> Iterator[Problem]:
     if "path" not in data.args:
         return
     path = Path(data.args["path"])
-    wanted = FILES.get(data.use)
-    missing = [file for file in wanted(path, data.args) if not file.exists()] if wanted else []
+    wanted, is_there = FILES.get(data.use), Path.is_dir if data.use == PICTURES else Path.is_file
+    missing = [file for file in wanted(path, data.args) if not is_there(file)] if wanted else []
     if missing:
         yield Problem(_lack(path, missing[0]), "give the path of your data", f"{data.path}.path")
 
@@ -139,7 +140,7 @@ FILES: Mapping[str, Callable[[Path, Mapping[str, Any]], list[Path]]] = {
     "detection.coco": _coco_files,
     "detection.voc": _voc_files,
     "detection.yolo": _yolo_files,
-    "detection.pictures": _folder,
+    PICTURES: _folder,
 }
 """What must be there, by data."""
 

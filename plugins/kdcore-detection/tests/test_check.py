@@ -298,6 +298,8 @@ def test_files_of_each_format(check, tmp_path: Path):
     assert check(f"data={{use: mix, {halves % f'path: {tmp_path}/v, {base}'}}}") == []
     lost = only(check(f"data={{use: mix, {halves % f'path: {tmp_path}/lost, {base}'}}}"))
     assert f"{tmp_path}/lost: there is no such file or folder" in lost[1]
+    (tmp_path / "c" / "b.json").mkdir()
+    assert "lacks b.json / " in only(check(given.replace("a.json", "b.json")))[1]
     default = f"data={{use: detection.coco, path: {tmp_path}/c, {base}}}"
     assert "lacks annotations/instances_train2017.json" in only(check(default))[1]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from kdcore.data.bad import REMEDY, SHOWN, BadSampleError, left_out
+from kdcore.data.bad import REMEDY, BadSampleError, left_out, listed
 from kdcore.data.base import Split
 from kdcore.data.pictures import opened
 from kdcore.data.splits import stratified_order
@@ -174,12 +174,6 @@ def checked(listing: Listing, split: Split, *, skip: bool) -> tuple[Listing, lis
     if cut:
         notes.append(f"{len(cut)} boxes of the split `{split}` were cut to their picture: {listed(cut)}")
     return replace(listing, samples=samples), notes
-
-
-def listed(sentences: Sequence[str]) -> str:
-    """The first few of them."""
-    more = f" (and {len(sentences) - SHOWN} more)" if len(sentences) > SHOWN else ""
-    return f"{'; '.join(sentences[:SHOWN])}{more}"
 
 
 def _cut_to_picture(sample: Annotated) -> tuple[Annotated, list[str], list[str]]:

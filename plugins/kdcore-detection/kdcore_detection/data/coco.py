@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from kdcore.data.bad import BadSampleError
+from kdcore.data.bad import BadSampleError, listed
 from kdcore.data.base import Split
 from kdcore.errors import RunError
 
@@ -19,7 +19,6 @@ from kdcore_detection.data.annotations import (
     annotated,
     collected,
     held_out,
-    listed,
     size_of,
 )
 from kdcore_detection.data.files import BoxedFiles
