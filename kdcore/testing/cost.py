@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ from kdcore.run.quiet import hide_absent_gpus, quiet
 from kdcore.run.trainer import Configuration, make_trainer
 from kdcore.signals import Batch
 from kdcore.task import Task
+
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+"""The second counts this process alone, on all of its threads, which other programs disturb less."""
 
 
 @dataclass(frozen=True)
@@ -178,3 +183,49 @@ def told(costs: Iterator[Cost], goal: float) -> None:
         print(f"round {number}: {cost}")
         ratios.append(cost.ratio)
     print(f"median {statistics.median(ratios):.3f}x of {len(ratios)} rounds (goal: {goal}x)")
+
+
+def parser(about: str | None, *, losses: Iterable[str], size: tuple[int, int]) -> ArgumentParser:
+    """The options of a benchmark of pictures: of its recipe, and of how it is measured.
+
+    Args:
+        about: the script's docstring.
+        losses: names for ``--loss``, the first by default.
+        size: (height, width) by default.
+    """
+    made = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
+    made.add_argument("--steps", type=int, default=30)
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--size", type=int, nargs=2, default=size)
+    made.add_argument("--batch", type=int, default=8)
+    made.add_argument("--clock", choices=CLOCKS, default="wall")
+    made.add_argument("--loss", choices=(names := list(losses)), default=names[0])
+    return made
+
+
+def measure(
+    options: Namespace, template: str, *, supervised: Callable[[Task, nn.Module, Batch], Tensor], **said: str
+) -> None:
+    """Fills in a recipe of pictures, measures it and prints what it costs.
+
+    Args:
+        options: of :func:`parser`.
+        template: a recipe with ``{height}``, ``{width}``, ``{batch}``, ``{steps}``, ``{accelerator}``, and ``said``.
+        supervised: see :class:`StepCost`.
+        said: what else the recipe leaves open.
+    """
+    device, (height, width) = torch.device(options.device), options.size
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    given = {"height": height, "width": width, "batch": options.batch, "steps": options.steps} | said
+    with TemporaryDirectory() as folder:
+        recipe = Path(folder) / "step.yaml"
+        recipe.write_text(template.format(accelerator=accelerator, **given), encoding="utf-8")
+        cost = StepCost(
+            recipe,
+            forward=lambda net, batch: net(batch["image"]),
+            supervised=supervised,
+            device=device,
+            clock=CLOCKS[options.clock],
+        )
+        told(cost.rounds(options.rounds), goal=1.05)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from kdcore.errors import RecipeError
 from kdcore.signals import Batch
 from kdcore.task import Task
-from kdcore.testing.cost import Cost, StepCost, told
+from kdcore.testing.cost import Cost, StepCost, measure, parser, told
 
 STEPS = 5
 RECIPE = f"""\
@@ -88,6 +88,31 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         "round 3: teacher 100.0 ms, student 100.0 ms, distilling 210.0 ms a step: 1.050x",
         "median 1.050x of 3 rounds (goal: 1.05x)",
     ]
+
+
+def test_the_options_of_a_benchmark() -> None:
+    options = parser("about", losses={"first": 1, "second": 2}, size=(6, 4)).parse_args([])
+    assert vars(options) == {
+        "steps": 30, "rounds": 5, "device": "cpu", "size": (6, 4), "batch": 8, "clock": "wall", "loss": "first",
+    }  # fmt: skip
+    assert parser(None, losses=["a"], size=(6, 4)).parse_args(["--size", "3", "2"]).size == [3, 2]
+
+
+def test_a_template_is_filled_in_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    template = RECIPE.replace("{", "{{").replace("}", "}}").replace("max_steps: 5", "max_steps: {steps}")
+    template = template.replace("batch_size: 300", "batch_size: {batch}").replace("{{use: kl}}", "{{use: {loss}}}")
+    template = template.replace("accelerator: cpu", "accelerator: {accelerator}")
+    words = ["--steps", "3", "--rounds", "2", "--batch", "250", "--clock", "processor"]
+    seen: list[int] = []
+
+    def supervised(task: Task, net: nn.Module, batch: Batch) -> Tensor:
+        seen.append(len(batch["id"]))
+        return F.cross_entropy(net(batch["image"]), batch["labels"])
+
+    options = parser("about", losses=["kl"], size=(8, 8)).parse_args(words)
+    measure(options, template, supervised=supervised, loss=options.loss)
+    assert seen == [250] * 9  # three rounds of three steps, of which the first warms up
+    assert capsys.readouterr().out.splitlines()[-1].endswith("x of 2 rounds (goal: 1.05x)")
 
 
 def test_a_recipe_with_an_error_is_refused(tmp_path: Path) -> None:

@@ -13,17 +13,13 @@ process on all of its threads, which other programs disturb less.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-import time
 from functools import partial
-from pathlib import Path
 
 import torch
 from kdcore.losses.base import Loss
 from kdcore.signals import Batch
 from kdcore.task import Task
-from kdcore.testing.cost import StepCost, told
+from kdcore.testing.cost import measure, parser
 from torch import Tensor, nn
 
 from kdcore_detection.losses.fcos import FCOSLoss
@@ -63,7 +59,6 @@ LOSSES = {
 }
 """The detectors that a loss is for, and its slot."""
 SUPERVISED: dict[str, type[Loss]] = {"fcos": FCOSLoss, "gfl": GFLLoss}
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def supervised(loss: Loss, task: Task, student: nn.Module, batch: Batch) -> Tensor:
@@ -73,29 +68,9 @@ def supervised(loss: Loss, task: Task, student: nn.Module, batch: Batch) -> Tens
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", type=int, nargs=2, default=(128, 192))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--loss", choices=LOSSES, default="bckd")
-    arguments = parser.parse_args()
-    device, (height, width) = torch.device(arguments.device), arguments.size
-    kind, slot = LOSSES[arguments.loss]
-    text = RECIPE.format(
-        height=height, width=width, batch=arguments.batch, steps=arguments.steps, kind=kind, loss=slot,
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = Path(folder) / "step.yaml"
-        recipe.write_text(text, encoding="utf-8")
-        cost = StepCost(
-            recipe, forward=lambda net, batch: net(batch["image"]), supervised=partial(supervised, SUPERVISED[kind]()),
-            device=device, clock=CLOCKS[arguments.clock],
-        )  # fmt: skip
-        told(cost.rounds(arguments.rounds), goal=1.05)
+    options = parser(__doc__, losses=LOSSES, size=(128, 192)).parse_args()
+    kind, slot = LOSSES[options.loss]
+    measure(options, RECIPE, supervised=partial(supervised, SUPERVISED[kind]()), kind=kind, loss=slot)
 
 
 if __name__ == "__main__":

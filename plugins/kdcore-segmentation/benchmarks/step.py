@@ -13,15 +13,9 @@ process on all of its threads, which other programs disturb less.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-import time
-from pathlib import Path
-
-import torch
 from kdcore.signals import IGNORE, Batch
 from kdcore.task import Task
-from kdcore.testing.cost import StepCost, told
+from kdcore.testing.cost import measure, parser
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,7 +43,6 @@ logger: null
 """
 
 LOSSES = {"kl": "kd: {use: kl}", "cwd": "cwd: {use: segmentation.cwd, weight: 3.0}"}
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def supervised(task: Task, student: nn.Module, batch: Batch) -> Tensor:
@@ -58,28 +51,8 @@ def supervised(task: Task, student: nn.Module, batch: Batch) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--size", type=int, nargs=2, default=(64, 96))
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--loss", choices=LOSSES, default="kl")
-    arguments = parser.parse_args()
-    device, (height, width) = torch.device(arguments.device), arguments.size
-    text = RECIPE.format(
-        height=height, width=width, batch=arguments.batch, steps=arguments.steps, loss=LOSSES[arguments.loss],
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = Path(folder) / "step.yaml"
-        recipe.write_text(text, encoding="utf-8")
-        cost = StepCost(
-            recipe, forward=lambda net, batch: net(batch["image"]), supervised=supervised, device=device,
-            clock=CLOCKS[arguments.clock],
-        )  # fmt: skip
-        told(cost.rounds(arguments.rounds), goal=1.05)
+    options = parser(__doc__, losses=LOSSES, size=(64, 96)).parse_args()
+    measure(options, RECIPE, supervised=supervised, loss=LOSSES[options.loss])
 
 
 if __name__ == "__main__":
